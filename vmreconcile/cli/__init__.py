@@ -1,0 +1,1 @@
+"""Commands, rendering and exit codes: the only room that prints."""

@@ -1,0 +1,1 @@
+"""Pure translators, one file a runtime: observed facts to phases, wanted servers to steps."""

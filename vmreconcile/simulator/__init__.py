@@ -1,0 +1,1 @@
+"""A simulator of vLLM for tests and the demo; it says so wherever it shows."""
