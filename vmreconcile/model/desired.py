@@ -1,0 +1,74 @@
+"""What the files ask for, resolved: one `DesiredServer` for each server, each value with its origin."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vmreconcile.errors import Diagnostic
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.values import Origin, Setting
+
+
+class DesiredState(enum.StrEnum):
+    """`state:` of a model."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """When a start counts as done. `startup_timeout` in seconds."""
+
+    startup_timeout: float = 900.0
+    completion: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """How many of a model's servers may be down at once: a count, or a percentage such as '25%'."""
+
+    max_unavailable: int | str = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredServer:
+    """One server as wanted.
+
+    `settings` are vLLM arguments by canonical name, normalised, without those the tool owns (port, model, revision);
+    `env` maps names to string values. `executable` "" means `vllm` on the host's PATH; `runtime` "" lets the host decide
+    (systemd where it runs, else process); `state_dir` "" means the user's defaults. `token` names a token source, None
+    means that this server gets none. `gpus` is 'auto', a count, or a tuple of indices.
+    """
+
+    id: ServerId
+    model: str
+    revision: str | None = None
+    port: int
+    state: DesiredState = DesiredState.RUNNING
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    env: Mapping[str, Setting] = field(default_factory=dict)
+    gpus: str | int | tuple[int, ...] = "auto"
+    token: str | None = "default"
+    runtime: str = ""
+    executable: str = ""
+    state_dir: str = ""
+    health: Health = field(default_factory=Health)
+    rollout: Rollout = field(default_factory=Rollout)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Origins of the other fields by name: model, port, state, runtime, executable, token, gpus …"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredFleet:
+    """Every wanted server, sorted by (host, model, replica), and warnings met on the way."""
+
+    servers: tuple[DesiredServer, ...] = ()
+    warnings: tuple[Diagnostic, ...] = ()
+
+    def on(self, host: str) -> tuple[DesiredServer, ...]:
+        """Those of one host."""
+        return tuple(server for server in self.servers if server.id.host == host)
