@@ -39,8 +39,8 @@ class DesiredServer:
     """One server as wanted.
 
     `settings` are vLLM arguments by canonical name, normalised, without those the tool owns (port, model, revision);
-    `env` maps names to string values. `executable` "" means `vllm` on the host's PATH; `runtime` "" lets the host decide
-    (systemd where it runs, else process); `state_dir` "" means the user's defaults. `token` names a token source, None
+    `env` maps names to string values. `executable` "" means `vllm` on the host's PATH; `runtime` "" lets the host
+    decide (systemd where it runs, else process); `state_dir` "" means the user's defaults. `token` names a token source, None
     means that this server gets none. `gpus` is 'auto', a count, or a tuple of indices.
     """
 
@@ -52,7 +52,7 @@ class DesiredServer:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     env: Mapping[str, Setting] = field(default_factory=dict)
     gpus: str | int | tuple[int, ...] = "auto"
-    token: str | None = "default"
+    token: str | None = "default"  # noqa: S105 - the name of a source
     runtime: str = ""
     executable: str = ""
     state_dir: str = ""

@@ -1,0 +1,148 @@
+"""A plan: inert data that holds what will be done, why, and the literal steps. What was shown is what runs."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vmreconcile.errors import Diagnostic
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import Orphan, Phase, Stranger, Unreachable
+from vmreconcile.model.steps import Step
+from vmreconcile.model.values import JsonValue
+
+
+class Action(enum.StrEnum):
+    """What is done to one server."""
+
+    START = "start"
+    RESTART = "restart"
+    RETUNE = "retune"
+    STOP = "stop"
+    REMOVE = "remove"
+    NOOP = "noop"
+    BLOCKED = "blocked"
+
+    @property
+    def symbol(self) -> str:
+        """The mark beside the word in a plan."""
+        return _SYMBOLS[self]
+
+
+_SYMBOLS = {
+    Action.START: "+",
+    Action.RESTART: "↻",
+    Action.RETUNE: "~",
+    Action.STOP: "-",
+    Action.REMOVE: "x",
+    Action.NOOP: "=",
+    Action.BLOCKED: "!",
+}
+
+
+class Reason(enum.StrEnum):
+    """Why an action was chosen: the closed set that docs/planning-behaviors.md documents."""
+
+    ABSENT = "absent"
+    STOPPED = "stopped"
+    CRASHED = "crashed"
+    ROOT_DIED = "root_died"
+    ARGS_CHANGED = "args_changed"
+    MODEL_CHANGED = "model_changed"
+    PORT_CHANGED = "port_changed"
+    EXECUTABLE_CHANGED = "executable_changed"
+    RUNTIME_CHANGED = "runtime_changed"
+    ENV_CHANGED = "env_changed"
+    TOKEN_CHANGED = "token_changed"  # noqa: S105 - a reason's name
+    VERSION_CHANGED = "version_changed"
+    UNHEALTHY = "unhealthy"
+    UNIT_CHANGED = "unit_changed"
+    ENV_FILE_CHANGED = "env_file_changed"
+    WANTED_STOPPED = "wanted_stopped"
+    WANTED_ABSENT = "wanted_absent"
+    UNCLAIMED = "unclaimed"
+    IN_SYNC = "in_sync"
+    STILL_STARTING = "still_starting"
+    PORT_HELD = "port_held"
+    NO_EXECUTABLE = "no_executable"
+    NO_RUNTIME = "no_runtime"
+    FOLDER_UNUSABLE = "folder_unusable"
+    ARGUMENT_UNKNOWN = "argument_unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One value that differs: `before` as observed, `after` as wanted, `origin` where that was said."""
+
+    path: str
+    before: JsonValue = None
+    after: JsonValue = None
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One server's action with its reason, its fields and its literal steps.
+
+    `note` is one line for a person (the holder of a port, the problem of a folder). `digest` identifies the
+    observed state that the steps were planned from.
+    """
+
+    server: ServerId
+    action: Action
+    reason: Reason
+    phase: Phase
+    disruptive: bool = False
+    fields: tuple[Field, ...] = ()
+    note: str = ""
+    remedy: str = ""
+    steps: tuple[Step, ...] = ()
+    gate: Gate | None = None
+    digest: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def pending(self) -> bool:
+        """Whether `apply` would carry out steps for it."""
+        return self.action not in {Action.NOOP, Action.BLOCKED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What must hold after the steps: the server ready on this address within `timeout` seconds."""
+
+    address: str
+    port: int
+    timeout: float
+    completion: bool
+    model: str
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folders:
+    """Our two folders on a host, as sent with every request; None stands for the login user's defaults."""
+
+    config: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Every wanted or owned server with its change (noop and blocked ones too), sorted by server."""
+
+    changes: tuple[Change, ...] = ()
+    strangers: tuple[Stranger, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    unreachable: tuple[Unreachable, ...] = ()
+    unreachable_servers: tuple[ServerId, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    @property
+    def pending(self) -> tuple[Change, ...]:
+        """The changes that `apply` would carry out."""
+        return tuple(change for change in self.changes if change.pending)
+
+    def on(self, host: str) -> tuple[Change, ...]:
+        """The changes of one host."""
+        return tuple(change for change in self.changes if change.server.host == host)
