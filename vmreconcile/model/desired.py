@@ -40,8 +40,8 @@ class DesiredServer:
 
     `settings` are vLLM arguments by canonical name, normalised, without those the tool owns (port, model, revision);
     `env` maps names to string values. `executable` "" means `vllm` on the host's PATH; `runtime` "" lets the host
-    decide (systemd where it runs, else process); `state_dir` "" means the user's defaults. `token` names a token source, None
-    means that this server gets none. `gpus` is 'auto', a count, or a tuple of indices.
+    decide (systemd where it runs, else process); `state_dir` "" means the user's defaults. `token` names a token
+    source, None means that this server gets none. `gpus` is 'auto', a count, or a tuple of indices.
     """
 
     id: ServerId

@@ -1,0 +1,37 @@
+"""Everything a runtime needs to bring one server up on one host: pure data, secrets by name only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.steps import EnvEntry
+from vmreconcile.model.values import JsonValue
+
+MARKER = "VMRECONCILE_SERVER"
+"""The environment variable that marks a process as ours; its value is the slug."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One server's start: `argv` verbatim, the env file's entries, and the paths on the host.
+
+    `unit_dir` is where systemd reads units for `scope` ('system' or 'user'); `cwd` the working folder.
+    """
+
+    id: ServerId
+    argv: tuple[str, ...]
+    entries: tuple[EnvEntry, ...]
+    env_path: str
+    log_path: str
+    cwd: str
+    scope: str = "system"
+    unit_dir: str = "/etc/systemd/system"
+    linger: bool = False
+    record: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def unit_path(self) -> str:
+        """Where the unit file stands."""
+        return f"{self.unit_dir}/{self.id.unit}"

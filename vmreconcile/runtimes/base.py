@@ -1,0 +1,37 @@
+"""What a runtime is: a pure translator between observed facts, wanted launches and steps. Acts on nothing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vmreconcile.model.launch import Launch
+from vmreconcile.model.observed import HostView, ObservedServer
+from vmreconcile.model.plan import Field
+from vmreconcile.model.steps import Step
+
+
+class Runtime(Protocol):
+    """One way to keep a server running on a host."""
+
+    name: str
+
+    def problem(self, host: HostView) -> str:
+        """Why this runtime cannot be used on `host`; '' where it can."""
+
+    def crashed(self, server: ObservedServer) -> bool:
+        """Whether a server without a root process ended by itself, rather than being stopped."""
+
+    def drift(self, launch: Launch, server: ObservedServer) -> tuple[Field, ...]:
+        """What differs in the runtime's own files, process aside."""
+
+    def start(self, launch: Launch) -> tuple[Step, ...]:
+        """Write everything and start; right from any state without a running root."""
+
+    def refresh(self, launch: Launch) -> tuple[Step, ...]:
+        """Write everything again without touching the process."""
+
+    def stop(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
+        """Stop what runs, orphans included, and keep it stopped over a reboot."""
+
+    def remove(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
+        """Remove every file of this server; right only after `stop`."""

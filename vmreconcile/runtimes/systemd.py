@@ -1,0 +1,191 @@
+"""Runtime `systemd`: a unit a server, system or user scope. Renders units and quotes for them; runs nothing.
+
+Sources: systemd.service(5), systemd.unit(5) (quoting, specifiers), systemd.exec(5), systemd.kill(5).
+"""
+
+from __future__ import annotations
+
+from vmreconcile.model.launch import MARKER, Launch
+from vmreconcile.model.observed import HostView, ObservedServer
+from vmreconcile.model.plan import Field
+from vmreconcile.model.steps import (
+    EnableLinger,
+    RemoveFile,
+    RemoveServer,
+    Step,
+    StopUnit,
+    Systemctl,
+    WriteEnv,
+    WriteFile,
+    WriteRecord,
+)
+from vmreconcile.runtimes.process import GRACE_S, end_orphans
+
+MINIMUM_VERSION = 240
+"""Type=exec, which reports a failing exec, came with 240."""
+
+STOP_TIMEOUT_S = 60
+"""A SIGTERM is not bounded by vLLM itself: requests in flight hold the exit. After this systemd kills the group."""
+
+
+class SystemdRuntime:
+    """Servers as systemd units."""
+
+    name = "systemd"
+
+    def problem(self, host: HostView) -> str:
+        """Say why systemd cannot be used here, '' where it can."""
+        systemd = host.systemd
+        if systemd.problem:
+            return systemd.problem
+        if systemd.version is None:
+            return "systemd is not running"
+        if systemd.version < MINIMUM_VERSION:
+            return f"systemd {systemd.version} is older than {MINIMUM_VERSION}"
+        return ""
+
+    def crashed(self, server: ObservedServer) -> bool:
+        """The unit failed, is waiting to be restarted, or was meant to run and ended."""
+        unit = server.unit
+        if unit is None:
+            return False
+        return unit.active == "failed" or unit.sub == "auto-restart" or unit.result not in {"", "success"}
+
+    def drift(self, launch: Launch, server: ObservedServer) -> tuple[Field, ...]:
+        """The unit's text, whether systemd has read it, and whether it starts at boot."""
+        unit = server.unit
+        if unit is None or unit.text is None:
+            return (Field(path="unit", before=None, after=launch.id.unit),)
+        fields = [
+            Field(path=f"unit.{name}", before=before, after=after)
+            for name, before, after in unit_differences(unit.text, unit_text(launch))
+        ]
+        if unit.enabled != "enabled":
+            fields.append(Field(path="unit.enabled", before=unit.enabled, after="enabled"))
+        if unit.needs_reload:
+            fields.append(Field(path="unit.needs_reload", before=True, after=False))
+        return tuple(fields)
+
+    def start(self, launch: Launch) -> tuple[Step, ...]:
+        """Write, reload, enable for the next boot, forget earlier failures (the start limit), start."""
+        unit, scope = launch.id.unit, launch.scope
+        return (
+            *self.refresh(launch),
+            Systemctl(verb="reset-failed", unit=unit, scope=scope),
+            Systemctl(verb="start", unit=unit, scope=scope),
+        )
+
+    def refresh(self, launch: Launch) -> tuple[Step, ...]:
+        """Write env file, record and unit, reload and enable; the process goes on."""
+        record = {**launch.record, "runtime": self.name, "state": "running"}
+        linger: tuple[Step, ...] = (EnableLinger(),) if launch.linger else ()
+        return (
+            WriteRecord(slug=launch.id.slug, record=record),
+            WriteEnv(path=launch.env_path, entries=launch.entries),
+            *linger,
+            WriteFile(path=launch.unit_path, content=unit_text(launch)),
+            Systemctl(verb="daemon-reload", scope=launch.scope),
+            Systemctl(verb="enable", unit=launch.id.unit, scope=launch.scope),
+        )
+
+    def stop(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
+        """Disable first, so that a reboot in between does not bring it back; then stop; then what is left over."""
+        if server.unit is None:
+            return (end_orphans(server),) if server.orphans else ()
+        scope, unit = host.systemd.scope, server.unit.name
+        orphans: tuple[Step, ...] = (end_orphans(server),) if server.orphans else ()
+        return (
+            Systemctl(verb="disable", unit=unit, scope=scope),
+            StopUnit(unit=unit, scope=scope, grace_s=GRACE_S),
+            *orphans,
+            Systemctl(verb="reset-failed", unit=unit, scope=scope),
+        )
+
+    def remove(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
+        """The unit, then record, env file and folders."""
+        if server.unit is None:
+            return (RemoveServer(slug=server.slug),)
+        return (
+            RemoveFile(path=server.unit.path),
+            Systemctl(verb="daemon-reload", scope=host.systemd.scope),
+            RemoveServer(slug=server.slug),
+        )
+
+
+def unit_text(launch: Launch) -> str:
+    """The whole unit file of a launch; holds no secret."""
+    target = "multi-user.target" if launch.scope == "system" else "default.target"
+    network = "Wants=network-online.target\nAfter=network-online.target\n" if launch.scope == "system" else ""
+    return f"""# Written by vmreconcile for {launch.id.local}. Edits are drift: apply writes this file anew.
+[Unit]
+Description=vLLM {specifier_safe(launch.id.local)} (vmreconcile)
+{network}StartLimitIntervalSec=1800
+StartLimitBurst=5
+
+[Service]
+Type=exec
+Environment={MARKER}={launch.id.slug}
+EnvironmentFile={specifier_safe(launch.env_path)}
+WorkingDirectory={specifier_safe(launch.cwd)}
+ExecStart={command_line(launch.argv)}
+Restart=always
+RestartSec=5
+RestartPreventExitStatus=2
+KillMode=control-group
+TimeoutStopSec={STOP_TIMEOUT_S}
+LimitNOFILE=1048576
+LimitCORE=0
+
+[Install]
+WantedBy={target}
+"""
+
+
+def command_line(argv: tuple[str, ...]) -> str:
+    """ExecStart= that starts exactly `argv`: quoted, escaped, without variables or specifiers being expanded."""
+    return " ".join(quote(argument) for argument in argv)
+
+
+def quote(argument: str) -> str:
+    r"""One argument in systemd's double quotes: `\\`, `\"`, C escapes for control characters, `%%`, `$$`."""
+    out = []
+    for character in argument:
+        match character:
+            case "\\" | '"':
+                out.append("\\" + character)
+            case "%" | "$":
+                out.append(character * 2)
+            case "\n":
+                out.append("\\n")
+            case "\t":
+                out.append("\\t")
+            case _ if ord(character) < 0x20 or ord(character) == 0x7F:
+                out.append(f"\\x{ord(character):02x}")
+            case _:
+                out.append(character)
+    return '"' + "".join(out) + '"'
+
+
+def specifier_safe(text: str) -> str:
+    """Text for a directive that expands specifiers."""
+    return text.replace("%", "%%")
+
+
+def unit_differences(before: str, after: str) -> tuple[tuple[str, str | None, str | None], ...]:
+    """Directives that differ: (name, before, after), sorted; 'text' where only the layout does."""
+    if before == after:
+        return ()
+    old, new = _directives(before), _directives(after)
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if not names:
+        return (("text", "edited", "as written"),)
+    return tuple((name, old.get(name), new.get(name)) for name in names)
+
+
+def _directives(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith(("#", ";", "[")):
+            found[name.strip()] = f"{found[name.strip()]} {value.strip()}" if name.strip() in found else value.strip()
+    return found
