@@ -198,10 +198,12 @@ class HostView:
     """One host as seen at one moment; `now` is the host's own clock, `salt` what its fingerprints were made with."""
 
     host: str
+    hostname: str = ""
     now: float
     boot_id: str
     uid: int
     user: str
+    home: str = "/"
     config_dir: str
     state_dir: str
     folder_problem: str | None = None

@@ -85,8 +85,9 @@ class Field:
 class Change:
     """One server's action with its reason, its fields and its literal steps.
 
-    `note` is one line for a person (the holder of a port, the problem of a folder). `digest` identifies the
-    observed state that the steps were planned from.
+    `note` is one line for a person (the holder of a port, the problem of a folder). `stops` take down what is there,
+    `steps` then bring up what is wanted; `early` asks for the stops before anything else on the host, because another
+    server needs the port. `digest` is the observed state, by field, that the steps were planned from.
     """
 
     server: ServerId
@@ -97,7 +98,9 @@ class Change:
     fields: tuple[Field, ...] = ()
     note: str = ""
     remedy: str = ""
+    stops: tuple[Step, ...] = ()
     steps: tuple[Step, ...] = ()
+    early: bool = False
     gate: Gate | None = None
     digest: Mapping[str, JsonValue] = field(default_factory=dict)
 
@@ -115,16 +118,6 @@ class Gate:
     port: int
     timeout: float
     completion: bool
-    model: str
-    token: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Folders:
-    """Our two folders on a host, as sent with every request; None stands for the login user's defaults."""
-
-    config: str
-    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,14 @@ class SecretRef:
     name: str
 
 
-EnvEntry = tuple[str, str | SecretRef]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Stands for the value that the env file on the host already has; left out where it has none."""
+
+
+KEEP = Keep()
+
+EnvEntry = tuple[str, str | SecretRef | Keep]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +194,8 @@ def from_json(data: Mapping[str, JsonValue]) -> Step:
 def _plain(value: object) -> JsonValue:
     if isinstance(value, SecretRef):
         return {"secret": value.name}
+    if isinstance(value, Keep):
+        return {"keep": True}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -212,7 +221,9 @@ def _entry(item: JsonValue) -> EnvEntry:
     match item:
         case [str(name), {"secret": str(secret)}]:
             return name, SecretRef(name=secret)
+        case [str(name), {"keep": True}]:
+            return name, KEEP
         case [str(name), str(value)]:
             return name, value
         case _:
-            raise ValueError("an env entry is [name, value] or [name, {secret: key}]")
+            raise ValueError("an env entry is [name, value], [name, {secret: key}] or [name, {keep: true}]")

@@ -1,0 +1,87 @@
+"""Why a server that needs an action must not get it now. Pure; each block names its evidence and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vmreconcile.core.diff import Subject, release
+from vmreconcile.model.observed import PortHolder
+from vmreconcile.model.plan import Reason
+from vmreconcile.vllm.catalogue import versions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One obstacle: a reason of the closed set, what was seen, what to do."""
+
+    reason: Reason
+    note: str
+    remedy: str
+
+
+def block_of(subject: Subject, leaving: Mapping[int, str]) -> Block | None:
+    """The first obstacle to a start of this server, or None.
+
+    `leaving` maps ports to the slugs of our own servers that give them up in this same plan.
+    """
+    return (
+        _folder(subject) or _runtime(subject) or _executable(subject) or _argument(subject) or _port(subject, leaving)
+    )
+
+
+def _folder(subject: Subject) -> Block | None:
+    problem = subject.host.folder_problem
+    if not problem:
+        return None
+    remedy = f"make {subject.host.state_dir} and {subject.host.config_dir} writable for {subject.host.user}"
+    return Block(reason=Reason.FOLDER_UNUSABLE, note=problem, remedy=f"{remedy}, or set vllm_state_dir")
+
+
+def _runtime(subject: Subject) -> Block | None:
+    problem = subject.runtime.problem(subject.host)
+    if not problem:
+        return None
+    remedy = "set vllm_runtime: process for this host"
+    return Block(reason=Reason.NO_RUNTIME, note=f"runtime {subject.runtime.name}: {problem}", remedy=remedy)
+
+
+def _executable(subject: Subject) -> Block | None:
+    installed = subject.host.installed(subject.wanted.executable)
+    if installed.path is not None and not (installed.problem and installed.version is None):
+        return None
+    asked = subject.wanted.executable or "vllm on PATH"
+    note = f"{asked}: {installed.problem or 'not found'}"
+    return Block(
+        reason=Reason.NO_EXECUTABLE, note=note, remedy="install vLLM there, or set vllm_executable to its path"
+    )
+
+
+def _argument(subject: Subject) -> Block | None:
+    version = subject.host.installed(subject.wanted.executable).version
+    if version is None or release(version) not in versions():
+        return None  # no catalogue for just this version: vLLM itself decides
+    unknown = sorted(name for name in subject.wanted.settings if subject.catalogue.canonical(name) is None)
+    if not unknown:
+        return None
+    place = subject.wanted.settings[unknown[0]].origin
+    note = f"vLLM {version} on this host has no argument {', '.join(unknown)}"
+    return Block(reason=Reason.ARGUMENT_UNKNOWN, note=note, remedy=f"remove it ({place}), or upgrade vLLM on the host")
+
+
+def _port(subject: Subject, leaving: Mapping[int, str]) -> Block | None:
+    holder = _holder(subject)
+    if holder is None or (holder.slug is not None and leaving.get(holder.port) == holder.slug):
+        return None
+    who = f"pid {holder.pid}" if holder.pid else "a process that this user cannot see"
+    whose = f"our server {holder.slug}" if holder.slug else "not ours"
+    what = f": {holder.what}" if holder.what else ""
+    note = f"port {holder.port} is held by {who} ({whose}{what})"
+    return Block(reason=Reason.PORT_HELD, note=note, remedy="stop it there, or give this server another port")
+
+
+def _holder(subject: Subject) -> PortHolder | None:
+    for holder in subject.host.ports:
+        if holder.port == subject.wanted.port and holder.slug != subject.wanted.id.slug:
+            return holder
+    return None

@@ -1,0 +1,193 @@
+"""Field by field: what differs between a wanted server and the observed one. Pure; decides no action."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vmreconcile.core.fingerprints import HIDDEN, Known, fingerprint, shown
+from vmreconcile.core.launching import TOKEN_VARIABLE, launch_settings, public_env
+from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.launch import MARKER, Launch
+from vmreconcile.model.observed import EnvFile, EnvValue, HostView, ObservedServer, Process
+from vmreconcile.model.plan import Field
+from vmreconcile.runtimes.base import Runtime
+from vmreconcile.vllm.catalogue import Catalogue
+from vmreconcile.vllm.command import SECRET_ARGUMENTS, differences, from_argv
+
+OWNED_PATHS = frozenset({"port", "revision"})
+"""Settings that stand beside `args` in a model file, so their field's path has no `args.` before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """What differs, by what it takes to mend: `files` are written anew, all else needs a new process."""
+
+    settings: tuple[Field, ...] = ()
+    program: tuple[Field, ...] = ()
+    environment: tuple[Field, ...] = ()
+    token: tuple[Field, ...] = ()
+    version: tuple[Field, ...] = ()
+    files: tuple[Field, ...] = ()
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """All of them, in the order a person wants to read them."""
+        return (*self.settings, *self.program, *self.environment, *self.token, *self.version, *self.files)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One wanted server beside everything that is needed to compare it."""
+
+    wanted: DesiredServer
+    observed: ObservedServer
+    host: HostView
+    launch: Launch
+    runtime: Runtime
+    catalogue: Catalogue
+    known: Known
+
+
+def drift_of(subject: Subject) -> Drift:
+    """Everything that differs; without a process only the files can."""
+    process = subject.observed.process
+    files = _files(subject)
+    if process is None:
+        return Drift(files=files)
+    environment, token = _environment(subject, process.env)
+    return Drift(
+        settings=_settings(subject, process),
+        program=_program(subject, process),
+        environment=environment,
+        token=token,
+        version=_version(subject),
+        files=files,
+    )
+
+
+def _settings(subject: Subject, process: Process) -> tuple[Field, ...]:
+    wanted = subject.wanted
+    command = from_argv(process.argv, subject.catalogue)
+    if command is None:
+        return (Field(path="argv", before=" ".join(process.argv)[:200], after="a vLLM command line"),)
+    fields = []
+    if command.model != wanted.model:
+        fields.append(_field(wanted, "model", command.model, wanted.model))
+    for name, before, after in differences(launch_settings(wanted), command.settings, subject.catalogue):
+        path = name if name in OWNED_PATHS else f"args.{name}"
+        if name in SECRET_ARGUMENTS:
+            before, after = before and HIDDEN, after and HIDDEN  # noqa: PLW2901 - a secret is replaced at once
+        fields.append(_field(wanted, path, before, after))
+    fields += [Field(path=f"args.{problem}", before="given", after=None) for problem in command.problems]
+    return tuple(fields)
+
+
+def _program(subject: Subject, process: Process) -> tuple[Field, ...]:
+    fields = []
+    path = subject.host.installed(subject.wanted.executable).path
+    if path is not None and path not in process.argv[:2]:
+        before = process.argv[1] if len(process.argv) > 1 else ""
+        fields.append(_field(subject.wanted, "executable", before, path))
+    observed = subject.observed.runtime
+    if observed and observed != subject.runtime.name:
+        fields.append(_field(subject.wanted, "runtime", observed, subject.runtime.name))
+    return tuple(fields)
+
+
+def _version(subject: Subject) -> tuple[Field, ...]:
+    installed = subject.host.installed(subject.wanted.executable).version
+    endpoint = subject.observed.endpoint
+    running = endpoint.version if endpoint else None
+    if not installed or not running or release(installed) == release(running):
+        return ()
+    return (Field(path="vllm_version", before=running, after=installed),)
+
+
+def release(version: str) -> str:
+    """A version without its local part: '0.32.0+cpu' and '0.32.0' are one release."""
+    return version.partition("+")[0]
+
+
+def _environment(subject: Subject, seen: Mapping[str, EnvValue]) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
+    """Fields of plain variables, and of the token, of a process or of an env file."""
+    wanted, known = subject.wanted, subject.known
+    plain = public_env(wanted)
+    fields = []
+    for name, value in sorted(plain.items()):
+        before = seen.get(name)
+        if before is None or before.fingerprint != fingerprint(known.salt, name, value):
+            fields.append(_field(wanted, f"env.{name}", _before(name, before), shown(name, value)))
+    ours = _env_names_on_host(subject.observed)
+    fields += [
+        Field(path=f"env.{name}", before=_before(name, seen[name]), after=None)
+        for name in sorted(ours - plain.keys() - {TOKEN_VARIABLE})
+        if name in seen and name != MARKER
+    ]
+    return tuple(fields), _token(subject, seen, ours)
+
+
+def _token(subject: Subject, seen: Mapping[str, EnvValue], ours: set[str]) -> tuple[Field, ...]:
+    source, before = subject.wanted.token, seen.get(TOKEN_VARIABLE)
+    if source is None:
+        unwanted = before is not None and TOKEN_VARIABLE in ours
+        return (_field(subject.wanted, "hf_token", HIDDEN, None),) if unwanted else ()
+    after = subject.known.tokens.get(source)
+    if after is None or (before is not None and before.fingerprint == after):
+        return ()
+    return (_field(subject.wanted, "hf_token", "another token" if before else None, f"the token of {source!r}"),)
+
+
+def _files(subject: Subject) -> tuple[Field, ...]:
+    fields = list(subject.runtime.drift(subject.launch, subject.observed))
+    if subject.observed.record is None:
+        fields.append(Field(path="record", before=None, after=subject.wanted.id.slug))
+    env_file = subject.observed.env_file
+    if env_file is None:
+        fields.append(Field(path="env_file", before=None, after=subject.launch.env_path))
+        return tuple(fields)
+    fields += _env_file_shape(subject, env_file)
+    environment, token = _environment(subject, env_file.env)
+    fields += [
+        Field(path=f"env_file.{field.path.removeprefix('env.')}", before=field.before, after=field.after)
+        for field in (*environment, *token)
+    ]
+    return tuple(fields)
+
+
+def _env_file_shape(subject: Subject, env_file: EnvFile) -> list[Field]:
+    fields = []
+    if env_file.problem:
+        fields.append(Field(path="env_file", before=env_file.problem, after="readable"))
+    if env_file.mode != 0o600:
+        fields.append(Field(path="env_file.mode", before=f"{env_file.mode:04o}", after="0600"))
+    if env_file.uid != subject.host.uid:
+        fields.append(Field(path="env_file.owner", before=env_file.uid, after=subject.host.uid))
+    return fields
+
+
+def _env_names_on_host(observed: ObservedServer) -> set[str]:
+    """Names that we wrote for this server, now or earlier: only those may be missed or be too many."""
+    names = set(observed.record.env_names) if observed.record else set()
+    return names | (set(observed.env_file.env) if observed.env_file else set())
+
+
+def _before(name: str, value: EnvValue | None) -> str | None:
+    if value is None:
+        return None
+    return HIDDEN if value.value is None else shown(name, value.value)
+
+
+def _field(wanted: DesiredServer, path: str, before: object, after: object) -> Field:
+    """A field with the origin of its wanted value; JSON values only."""
+    kind, _, name = path.partition(".")
+    match kind:
+        case "args":
+            setting = wanted.settings.get(name)
+            origin = setting.origin if setting else None
+        case "env":
+            setting = wanted.env.get(name)
+            origin = setting.origin if setting else None
+        case _:
+            origin = wanted.origins.get(kind)
+    return Field(path=path, before=before, after=after, origin=str(origin) if origin else "")  # type: ignore[arg-type]  # JSON by construction

@@ -1,0 +1,36 @@
+"""Comparing environment values without moving them: salted fingerprints, and what may be shown. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+HIDDEN = "(hidden)"
+
+SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH", re.IGNORECASE)
+"""Names whose values never leave the host; the agent has the same list (docs/wire.md)."""
+
+SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9]{8,}|://[^/@\s]+:[^/@\s]+@")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the diff may know of secrets: this run's salt, and the fingerprint of each token source's token."""
+
+    salt: str
+    tokens: Mapping[str, str] = field(default_factory=dict)
+
+
+def fingerprint(salt: str, name: str, value: str) -> str:
+    """First 16 hex digits of HMAC-SHA256 over `NAME=value`; `salt` is hex and new in each run."""
+    return hmac.new(bytes.fromhex(salt), f"{name}={value}".encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def shown(name: str, value: str | None) -> str | None:
+    """The value as a plan may show it."""
+    if value is None:
+        return None
+    return HIDDEN if SECRET_NAME.search(name) or SECRET_VALUE.search(value) else value

@@ -1,0 +1,73 @@
+"""From a wanted server and a host's facts to a `Launch`. Pure; holds no secret, only names of secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.launch import MARKER, Launch
+from vmreconcile.model.observed import HostView
+from vmreconcile.model.steps import KEEP, EnvEntry, SecretRef
+from vmreconcile.model.values import JsonValue
+from vmreconcile.vllm.catalogue import Catalogue
+from vmreconcile.vllm.command import to_argv
+
+TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - a variable's name
+"""What huggingface_hub reads first; constants are read at import, so a new token needs a restart (vLLM 0.32.0)."""
+
+
+def make_launch(server: DesiredServer, host: HostView, catalogue: Catalogue, *, token_known: bool) -> Launch:
+    """What starting `server` on `host` takes. `token_known`: its token source gave a token in this run."""
+    scope = host.systemd.scope
+    return Launch(
+        id=server.id,
+        argv=launch_argv(server, host.installed(server.executable).path or server.executable or "vllm", catalogue),
+        entries=tuple(sorted(_entries(server, token_known=token_known), key=lambda entry: entry[0])),
+        env_path=f"{host.config_dir}/env/{server.id.slug}.env",
+        log_path=f"{host.state_dir}/log/{server.id.slug}.log",
+        cwd=host.state_dir,
+        scope=scope,
+        unit_dir="/etc/systemd/system" if scope == "system" else f"{host.home}/.config/systemd/user",
+        linger=scope == "user" and host.systemd.lingering is False,
+        record={
+            "server": server.id.local,
+            "port": server.port,
+            "env_names": sorted(env_names(server)),
+        },
+    )
+
+
+def launch_argv(server: DesiredServer, executable: str, catalogue: Catalogue) -> tuple[str, ...]:
+    """The whole command line, verbatim."""
+    return to_argv(executable, server.model, launch_settings(server), catalogue)
+
+
+def launch_settings(server: DesiredServer) -> dict[str, JsonValue]:
+    """Settings as vLLM gets them: the user's, and those the tool owns."""
+    settings = {name: setting.value for name, setting in server.settings.items()}
+    settings["port"] = server.port
+    if server.revision is not None:
+        settings["revision"] = server.revision
+    return settings
+
+
+def public_env(server: DesiredServer) -> Mapping[str, str]:
+    """The environment without the token: the user's entries, the GPUs asked for by index, our marker."""
+    env = {name: str(setting.value) for name, setting in server.env.items()}
+    if isinstance(server.gpus, tuple):
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in server.gpus)
+    env[MARKER] = server.id.slug
+    return env
+
+
+def env_names(server: DesiredServer) -> set[str]:
+    """Names in the env file, the token's among them where one is wanted."""
+    return set(public_env(server)) | ({TOKEN_VARIABLE} if server.token is not None else set())
+
+
+def _entries(server: DesiredServer, *, token_known: bool) -> list[EnvEntry]:
+    entries: list[EnvEntry] = list(public_env(server).items())
+    if server.token is not None:
+        # Not found on this controller: what the host has stays, for a colleague may have put it there.
+        entries.append((TOKEN_VARIABLE, SecretRef(name=server.token) if token_known else KEEP))
+    return entries

@@ -1,0 +1,41 @@
+"""In which phase an observed server is. Pure: the host's clock comes with the observation."""
+
+from __future__ import annotations
+
+from vmreconcile.model.observed import ObservedServer, Phase
+from vmreconcile.runtimes.base import Runtime
+from vmreconcile.runtimes.registry import RUNTIMES
+
+
+def phase_of(server: ObservedServer, now: float, startup_timeout: float) -> Phase:
+    """The phase of one server; `now` and `startup_timeout` in seconds, on the host's clock.
+
+    A server that does not answer yet is starting until its startup_timeout is over, then unhealthy.
+    """
+    if server.process is None:
+        return _without_process(server)
+    endpoint = server.endpoint
+    if endpoint is not None and endpoint.health == 200:
+        return Phase.READY
+    if endpoint is not None and endpoint.health is not None:
+        return Phase.UNHEALTHY
+    young = now - server.process.started_at < startup_timeout
+    return Phase.STARTING if young else Phase.UNHEALTHY
+
+
+def runtime_of(server: ObservedServer) -> Runtime | None:
+    """The runtime that a server was started with; None where nothing says so."""
+    name = server.runtime or (server.record.runtime if server.record else "") or ("systemd" if server.unit else "")
+    return RUNTIMES.get(name)
+
+
+def _without_process(server: ObservedServer) -> Phase:
+    runtime = runtime_of(server)
+    if runtime is None:
+        return Phase.CRASHED if server.orphans else Phase.ABSENT
+    if server.orphans or runtime.crashed(server):
+        return Phase.CRASHED
+    unit = server.unit
+    if unit is not None and unit.active in {"activating", "reloading", "deactivating"}:
+        return Phase.STARTING if unit.active == "activating" else Phase.STOPPED
+    return Phase.STOPPED

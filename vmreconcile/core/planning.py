@@ -1,0 +1,254 @@
+"""From wanted servers and observed hosts to a plan. Pure: the same input gives the same plan."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vmreconcile.core.actions import Decision, decide, decide_unclaimed, exists
+from vmreconcile.core.blocks import block_of
+from vmreconcile.core.diff import Drift, Subject, drift_of
+from vmreconcile.core.fingerprints import Known
+from vmreconcile.core.launching import launch_settings, make_launch
+from vmreconcile.core.phases import phase_of, runtime_of
+from vmreconcile.errors import Diagnostic, Place, Severity
+from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import FleetView, HostView, ObservedServer
+from vmreconcile.model.plan import Action, Change, Gate, Plan, Reason
+from vmreconcile.model.steps import Step
+from vmreconcile.model.values import JsonValue
+from vmreconcile.runtimes.registry import choose
+from vmreconcile.vllm.catalogue import catalogue_for
+
+DEFAULT_STARTUP_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the caller decides: whether unclaimed servers go, and what may be known of secrets."""
+
+    known: Known
+    prune: bool = False
+    only: frozenset[ServerId] | None = None
+    """Servers to act on; None means all. The others are not in the plan."""
+
+
+def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
+    """The plan for every host that was observed."""
+    shared = _shared_hosts(view)
+    by_host: dict[str, list[DesiredServer]] = {}
+    for server in desired.servers:
+        by_host.setdefault(server.id.host, []).append(server)
+    changes: list[Change] = []
+    for host in view.hosts:
+        changes += _plan_host(by_host.get(host.host, []), host, options, unsafe_prune=host.host in shared)
+    gone = {unreachable.host for unreachable in view.unreachable}
+    return Plan(
+        changes=tuple(sorted(changes, key=lambda change: change.server)),
+        strangers=tuple(stranger for host in view.hosts for stranger in host.strangers),
+        orphans=tuple(orphan for host in view.hosts for orphan in host.orphans),
+        unreachable=view.unreachable,
+        unreachable_servers=tuple(
+            server.id for server in desired.servers if server.id.host in gone and _selected(server.id, options)
+        ),
+        diagnostics=(*desired.warnings, *shared.values()),
+    )
+
+
+def _selected(server: ServerId, options: Options) -> bool:
+    return options.only is None or server in options.only
+
+
+def _plan_host(wanted: list[DesiredServer], host: HostView, options: Options, *, unsafe_prune: bool) -> list[Change]:
+    subjects = [subject_of(server, host, options.known) for server in wanted]
+    drifts = [drift_of(subject) for subject in subjects]
+    leaving = _leaving(list(zip(subjects, drifts, strict=True)))
+    changes = [
+        _change(subject, drift, leaving)
+        for subject, drift in zip(subjects, drifts, strict=True)
+        if _selected(subject.wanted.id, options)
+    ]
+    slugs = {server.id.slug for server in wanted}
+    for observed in host.servers:
+        server = ServerId.from_slug(observed.slug, host.host)
+        if observed.slug not in slugs and exists(observed) and _selected(server, options):
+            changes.append(_unclaimed(server, observed, host, prune=options.prune and not unsafe_prune))
+    return changes
+
+
+def subject_of(server: DesiredServer, host: HostView, known: Known) -> Subject:
+    """A wanted server beside what was seen of it."""
+    catalogue = catalogue_for(host.installed(server.executable).version)
+    token_known = server.token is not None and server.token in known.tokens
+    return Subject(
+        wanted=server,
+        observed=host.server(server.id.slug),
+        host=host,
+        launch=make_launch(server, host, catalogue, token_known=token_known),
+        runtime=choose(server.runtime, host),
+        catalogue=catalogue,
+        known=known,
+    )
+
+
+def decision_of(subject: Subject, drift: Drift) -> Decision:
+    """The bare decision for a subject, before blocks: what is not in sync, and why."""
+    phase = phase_of(subject.observed, subject.host.now, subject.wanted.health.startup_timeout)
+    return decide(subject.wanted.state, subject.observed, phase, drift)
+
+
+def _leaving(pairs: list[tuple[Subject, Drift]]) -> dict[int, str]:
+    """Ports that our own servers give up in this plan, with their slugs."""
+    ports = {}
+    for subject, drift in pairs:
+        decision = decision_of(subject, drift)
+        moved = any(field.path == "port" for field in drift.settings)
+        if decision.action in {Action.STOP, Action.REMOVE} or (decision.disruptive and moved):
+            ports |= dict.fromkeys(
+                subject.observed.process.ports if subject.observed.process else (), subject.observed.slug
+            )
+    return ports
+
+
+def _change(subject: Subject, drift: Drift, leaving: Mapping[int, str]) -> Change:
+    decision = decision_of(subject, drift)
+    phase = phase_of(subject.observed, subject.host.now, subject.wanted.health.startup_timeout)
+    starts = decision.action in {Action.START, Action.RESTART, Action.RETUNE}
+    block = block_of(subject, leaving) if starts else None
+    if block is not None:
+        decision = Decision(
+            action=Action.BLOCKED, reason=block.reason, fields=decision.fields, note=block.note, remedy=block.remedy
+        )
+    moved = any(field.path == "port" for field in drift.settings)
+    return Change(
+        server=subject.wanted.id,
+        action=decision.action,
+        reason=decision.reason,
+        phase=phase,
+        disruptive=decision.disruptive,
+        fields=decision.fields,
+        note=decision.note,
+        remedy=decision.remedy,
+        stops=_stops(subject.host, subject.observed, decision),
+        steps=_steps(subject, decision),
+        early=moved and decision.disruptive,
+        gate=gate_of(subject.wanted) if subject.wanted.state is DesiredState.RUNNING else None,
+        digest=digest_of(subject.host, subject.observed),
+    )
+
+
+def _unclaimed(server: ServerId, observed: ObservedServer, host: HostView, *, prune: bool) -> Change:
+    decision = decide_unclaimed(observed, prune=prune)
+    return Change(
+        server=server,
+        action=decision.action,
+        reason=decision.reason,
+        phase=phase_of(observed, host.now, DEFAULT_STARTUP_TIMEOUT_S),
+        disruptive=decision.disruptive,
+        note=decision.note,
+        remedy=decision.remedy,
+        stops=_stops(host, observed, decision),
+        steps=_removal(host, observed) if decision.action is Action.REMOVE else (),
+        digest=digest_of(host, observed),
+    )
+
+
+def _stops(host: HostView, observed: ObservedServer, decision: Decision) -> tuple[Step, ...]:
+    """Steps that take down what is there: for a start too, where something is left over."""
+    runtime = runtime_of(observed)
+    if runtime is None or not exists(observed):
+        return ()
+    match decision.action:
+        case Action.STOP | Action.REMOVE | Action.RESTART:
+            return runtime.stop(host, observed)
+        case Action.RETUNE if decision.disruptive:
+            return runtime.stop(host, observed)
+        case Action.START if decision.reason in {Reason.CRASHED, Reason.ROOT_DIED}:
+            return runtime.stop(host, observed)
+        case _:
+            return ()
+
+
+def _steps(subject: Subject, decision: Decision) -> tuple[Step, ...]:
+    match decision.action:
+        case Action.START | Action.RESTART:
+            return (*_moved_runtime(subject), *subject.runtime.start(subject.launch))
+        case Action.RETUNE if decision.disruptive:
+            return (*_moved_runtime(subject), *subject.runtime.start(subject.launch))
+        case Action.RETUNE:
+            return subject.runtime.refresh(subject.launch)
+        case Action.REMOVE:
+            return _removal(subject.host, subject.observed)
+        case _:
+            return ()
+
+
+def _moved_runtime(subject: Subject) -> tuple[Step, ...]:
+    """What the former runtime left: its unit must not start at the next boot."""
+    former = runtime_of(subject.observed)
+    if former is None or former.name == subject.runtime.name:
+        return ()
+    return former.remove(subject.host, subject.observed)
+
+
+def _removal(host: HostView, observed: ObservedServer) -> tuple[Step, ...]:
+    runtime = runtime_of(observed) or choose("process", host)
+    return runtime.remove(host, observed)
+
+
+def gate_of(server: DesiredServer) -> Gate:
+    """When this server counts as ready."""
+    return Gate(
+        address=probe_address(launch_settings(server).get("host")),
+        port=server.port,
+        timeout=server.health.startup_timeout,
+        completion=server.health.completion,
+    )
+
+
+def probe_address(host: JsonValue) -> str:
+    """Where to ask a server that listens on `--host`: every address and none are reached over loopback."""
+    return "127.0.0.1" if host in {None, "", "0.0.0.0", "::", "localhost"} else str(host)  # noqa: S104 - compared, not bound
+
+
+def digest_of(host: HostView, observed: ObservedServer) -> dict[str, JsonValue]:
+    """What a plan was made from, by field; a plan file is refused for a server where one of these moved."""
+    process, unit, env_file = observed.process, observed.unit, observed.env_file
+    return {
+        "boot_id": host.boot_id,
+        "process.pid": process.pid if process else None,
+        "process.start_ticks": process.start_ticks if process else None,
+        "process.argv": _sha("\0".join(process.argv)) if process else None,
+        "orphans": [worker.pid for worker in observed.orphans],
+        "unit.active": unit.active if unit else None,
+        "unit.enabled": unit.enabled if unit else None,
+        "unit.text": _sha(unit.text or "") if unit else None,
+        "env_file.names": sorted(env_file.env) if env_file else None,
+        "env_file.mtime": env_file.mtime if env_file else None,
+    }
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _shared_hosts(view: FleetView) -> dict[str, Diagnostic]:
+    """Hosts of the inventory that are one machine: each would call the other's servers unclaimed."""
+    seen: dict[tuple[str, str, str, int], list[str]] = {}
+    for host in view.hosts:
+        seen.setdefault((host.hostname, host.boot_id, host.state_dir, host.uid), []).append(host.host)
+    shared = {}
+    for names in seen.values():
+        for name in names if len(names) > 1 else ():
+            others = ", ".join(other for other in names if other != name)
+            shared[name] = Diagnostic(
+                place=Place(file="inventory"),
+                code="one-machine-two-names",
+                summary=f"{name} is the same machine and state folder as {others}",
+                why="each name sees the other's servers as unclaimed",
+                remedy="keep one name for a machine; nothing is pruned on it until then",
+                severity=Severity.WARNING,
+            )
+    return shared

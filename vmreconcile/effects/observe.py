@@ -1,0 +1,304 @@
+"""The agent's answer to `observe`, parsed into values. Owns the JSON shape of docs/wire.md; trusts none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from vmreconcile.errors import UnreachableError
+from vmreconcile.model.observed import (
+    Endpoint,
+    EnvFile,
+    EnvValue,
+    Gpu,
+    HostView,
+    InstalledVllm,
+    ObservedServer,
+    Orphan,
+    PortHolder,
+    Process,
+    Record,
+    Stranger,
+    Systemd,
+    Unit,
+    Worker,
+)
+from vmreconcile.model.values import JsonValue
+
+FORMAT = 1
+
+T = TypeVar("T")
+
+
+class Facts:
+    """One JSON object read with types: a missing or wrong value becomes the neutral one of its kind."""
+
+    def __init__(self, data: JsonValue) -> None:
+        """Take any JSON value; what is no object counts as empty."""
+        self._data: Mapping[str, JsonValue] = data if isinstance(data, dict) else {}
+
+    def text(self, name: str) -> str:
+        """A string, '' where there is none."""
+        value = self._data.get(name)
+        return value if isinstance(value, str) else ""
+
+    def maybe_text(self, name: str) -> str | None:
+        """A string or None."""
+        value = self._data.get(name)
+        return value if isinstance(value, str) else None
+
+    def number(self, name: str) -> float:
+        """A number, 0.0 where there is none."""
+        return self.maybe_number(name) or 0.0
+
+    def maybe_number(self, name: str) -> float | None:
+        """A number or None."""
+        value = self._data.get(name)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def integer(self, name: str) -> int:
+        """An integer, 0 where there is none."""
+        return self.maybe_integer(name) or 0
+
+    def maybe_integer(self, name: str) -> int | None:
+        """An integer or None."""
+        value = self._data.get(name)
+        return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def flag(self, name: str) -> bool:
+        """Whether the value is true."""
+        return self._data.get(name) is True
+
+    def maybe_flag(self, name: str) -> bool | None:
+        """True, False or None."""
+        value = self._data.get(name)
+        return value if isinstance(value, bool) else None
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """The strings of a list."""
+        value = self._data.get(name)
+        return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """The integers of a list."""
+        value = self._data.get(name)
+        return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
+
+    def one(self, name: str, read: Callable[[Facts], T]) -> T | None:
+        """An object read by `read`, or None."""
+        value = self._data.get(name)
+        return read(Facts(value)) if isinstance(value, dict) else None
+
+    def many(self, name: str, read: Callable[[Facts], T]) -> tuple[T, ...]:
+        """A list of objects, each read by `read`."""
+        value = self._data.get(name)
+        items: Sequence[JsonValue] = value if isinstance(value, list) else ()
+        return tuple(read(Facts(item)) for item in items)
+
+    def table(self, name: str, read: Callable[[Facts], T]) -> dict[str, T]:
+        """An object of objects."""
+        value = self._data.get(name)
+        return {key: read(Facts(item)) for key, item in value.items()} if isinstance(value, dict) else {}
+
+    def strings(self, name: str) -> dict[str, str]:
+        """An object of strings."""
+        value = self._data.get(name)
+        return {key: str(item) for key, item in value.items()} if isinstance(value, dict) else {}
+
+    def part(self, name: str) -> Facts:
+        """A nested object; empty where there is none."""
+        return Facts(self._data.get(name))
+
+
+def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView:
+    """The view of `host` that its agent answered with.
+
+    Raises:
+        UnreachableError: where the agent speaks another format.
+    """
+    seen = Facts(answer.get("observation"))
+    if seen.integer("format") != FORMAT:
+        raise UnreachableError("the agent answered in a format that this version does not know")
+    about, folders, gpus = seen.part("host"), seen.part("folders"), seen.part("gpus")
+    return HostView(
+        host=host,
+        hostname=about.text("hostname"),
+        now=about.number("now"),
+        boot_id=about.text("boot_id"),
+        uid=about.integer("uid"),
+        user=about.text("user"),
+        home=about.text("home"),
+        python=about.text("python"),
+        config_dir=folders.text("config"),
+        state_dir=folders.text("state"),
+        folder_problem=folders.maybe_text("problem"),
+        salt=salt,
+        systemd=_systemd(seen.part("systemd")),
+        servers=seen.many("servers", _server),
+        strangers=seen.many("strangers", lambda facts: _stranger(host, facts)),
+        orphans=_orphans(host, seen),
+        ports=seen.many("ports", _port),
+        vllm=seen.many("vllm", _vllm),
+        gpus=gpus.many("devices", _gpu),
+        gpu_problem=gpus.maybe_text("problem"),
+    )
+
+
+def _systemd(facts: Facts) -> Systemd:
+    return Systemd(
+        version=facts.maybe_integer("version"),
+        scope=facts.text("scope") or "system",
+        lingering=facts.maybe_flag("lingering"),
+        problem=facts.maybe_text("problem"),
+    )
+
+
+def _server(facts: Facts) -> ObservedServer:
+    return ObservedServer(
+        slug=facts.text("slug"),
+        runtime=facts.text("runtime"),
+        record=facts.one("record", _record),
+        process=facts.one("process", _process),
+        orphans=facts.many("orphans", _worker),
+        unit=facts.one("unit", _unit),
+        env_file=facts.one("env_file", _env_file),
+        endpoint=facts.one("endpoint", _endpoint),
+        log_path=facts.part("log").text("path"),
+    )
+
+
+def _record(facts: Facts) -> Record:
+    return Record(
+        server=facts.text("server"),
+        runtime=facts.text("runtime"),
+        pid=facts.maybe_integer("pid"),
+        start_ticks=facts.maybe_integer("start_ticks"),
+        boot_id=facts.text("boot_id"),
+        state=facts.text("state"),
+        env_names=facts.texts("env_names"),
+    )
+
+
+def _process(facts: Facts) -> Process:
+    return Process(
+        pid=facts.integer("pid"),
+        start_ticks=facts.integer("start_ticks"),
+        started_at=facts.number("started_at"),
+        argv=facts.texts("argv"),
+        ports=facts.integers("ports"),
+        env=facts.table("env", _env_value),
+        children=facts.many("children", _worker),
+    )
+
+
+def _worker(facts: Facts) -> Worker:
+    return Worker(
+        pid=facts.integer("pid"),
+        start_ticks=facts.integer("start_ticks"),
+        title=facts.text("title"),
+        gpu_memory_bytes=facts.maybe_integer("gpu_memory_bytes"),
+    )
+
+
+def _env_value(facts: Facts) -> EnvValue:
+    return EnvValue(fingerprint=facts.text("fingerprint"), value=facts.maybe_text("value"))
+
+
+def _unit(facts: Facts) -> Unit:
+    return Unit(
+        name=facts.text("name"),
+        path=facts.text("path"),
+        load=facts.text("load"),
+        active=facts.text("active"),
+        sub=facts.text("sub"),
+        result=facts.text("result"),
+        enabled=facts.text("enabled"),
+        restarts=facts.integer("restarts"),
+        exit_code=facts.maybe_integer("exit_code"),
+        text=facts.maybe_text("text"),
+        drop_ins=facts.texts("drop_ins"),
+        needs_reload=facts.flag("needs_reload"),
+    )
+
+
+def _env_file(facts: Facts) -> EnvFile:
+    return EnvFile(
+        path=facts.text("path"),
+        mode=facts.integer("mode"),
+        uid=facts.integer("uid"),
+        mtime=facts.number("mtime"),
+        problem=facts.maybe_text("problem"),
+        env=facts.table("env", _env_value),
+    )
+
+
+def _endpoint(facts: Facts) -> Endpoint:
+    metrics = facts.part("metrics")
+    models = facts.many("models", lambda model: (model.text("id"), model.maybe_integer("max_model_len")))
+    return Endpoint(
+        address=facts.text("address"),
+        port=facts.integer("port"),
+        health=facts.maybe_integer("health"),
+        problem=facts.maybe_text("problem"),
+        version=facts.maybe_text("version"),
+        models=tuple(name for name, _ in models),
+        max_model_len=models[0][1] if models else None,
+        requests_running=metrics.maybe_number("requests_running"),
+        requests_waiting=metrics.maybe_number("requests_waiting"),
+        cache_config=metrics.strings("cache_config"),
+    )
+
+
+def _stranger(host: str, facts: Facts) -> Stranger:
+    return Stranger(
+        host=host,
+        pid=facts.integer("pid"),
+        port=facts.maybe_integer("port"),
+        what=facts.text("what"),
+        user=facts.text("user"),
+        why=facts.text("why"),
+        gpu_memory_bytes=facts.maybe_integer("gpu_memory_bytes"),
+    )
+
+
+def _orphans(host: str, seen: Facts) -> tuple[Orphan, ...]:
+    """Workers without a root: those of nobody, and those of our servers with the server named."""
+    found = [_orphan(host, "", worker) for worker in seen.many("orphans", _worker)]
+    for server in seen.many("servers", _server):
+        found += [_orphan(host, server.slug, worker) for worker in server.orphans]
+    return tuple(sorted(found, key=lambda orphan: orphan.pid))
+
+
+def _orphan(host: str, slug: str, worker: Worker) -> Orphan:
+    return Orphan(host=host, pid=worker.pid, title=worker.title, server=slug, gpu_memory_bytes=worker.gpu_memory_bytes)
+
+
+def _port(facts: Facts) -> PortHolder:
+    return PortHolder(
+        port=facts.integer("port"),
+        pid=facts.maybe_integer("pid"),
+        what=facts.text("what"),
+        user=facts.text("user"),
+        slug=facts.maybe_text("slug"),
+    )
+
+
+def _vllm(facts: Facts) -> InstalledVllm:
+    return InstalledVllm(
+        asked=facts.text("asked"),
+        path=facts.maybe_text("path"),
+        version=facts.maybe_text("version"),
+        problem=facts.maybe_text("problem"),
+    )
+
+
+def _gpu(facts: Facts) -> Gpu:
+    return Gpu(
+        index=facts.integer("index"),
+        uuid=facts.text("uuid"),
+        name=facts.text("name"),
+        memory_total=facts.integer("memory_total"),
+        memory_used=facts.integer("memory_used"),
+        memory_free=facts.integer("memory_free"),
+        processes=facts.many("processes", lambda one: (one.integer("pid"), one.maybe_integer("memory_bytes"))),
+    )
