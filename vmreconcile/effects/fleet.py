@@ -1,0 +1,135 @@
+"""Many hosts at once: one session each, opened when first needed and kept for the run. Decides nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vmreconcile.effects.observe import host_view
+from vmreconcile.effects.parallel import for_each
+from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import UnreachableError
+from vmreconcile.model.observed import FleetView, HostView, Unreachable
+from vmreconcile.model.values import JsonValue
+
+OBSERVE_TIMEOUT_S = 60.0
+HTTP_TIMEOUT_S = 2.0
+
+Answer = dict[str, JsonValue]
+
+
+class Session(Protocol):
+    """What a host answers through: the real one is `effects.session.AgentSession`."""
+
+    def request(
+        self,
+        payload: Mapping[str, object],
+        *,
+        timeout: float,
+        on_progress: Callable[[Answer], None] | None = None,
+    ) -> Answer:
+        """Send one request and wait for its last answer."""
+
+    def close(self) -> None:
+        """End the session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What to look for on one host: executables ('' is vllm on PATH), wanted ports, our folders (None: defaults)."""
+
+    executables: tuple[str, ...] = ("",)
+    ports: tuple[int, ...] = ()
+    folders: Mapping[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The hosts of a run. `open_host` opens a session by host name and raises `UnreachableError`."""
+
+    open_host: Callable[[str], Session]
+    looks: Mapping[str, Look]
+    salt: str
+    forks: int = 20
+    _sessions: dict[str, Session] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def observe(self, hosts: Iterable[str]) -> FleetView:
+        """Look at every host, `forks` at a time; one that cannot be reached is data."""
+        views: list[HostView] = []
+        unreachable: list[Unreachable] = []
+        for host, result in for_each(tuple(hosts), self.observe_host, self.forks):
+            match result:
+                case HostView():
+                    views.append(result)
+                case UnreachableError():
+                    unreachable.append(Unreachable(host=host, reason=result.reason, remedy=result.remedy))
+                case AgentError():
+                    unreachable.append(Unreachable(host=host, reason=f"the agent failed: {result}"))
+                case _:
+                    raise result
+        return FleetView(hosts=tuple(sorted(views, key=lambda view: view.host)), unreachable=tuple(sorted(unreachable)))
+
+    def observe_host(self, host: str, only: str | None = None) -> HostView:
+        """Look at one host; with `only`, at one server of it (cheap enough to repeat while waiting).
+
+        Raises:
+            UnreachableError: where it cannot be reached or the agent cannot answer.
+        """
+        look = self.looks.get(host, Look())
+        payload = {
+            "do": "observe",
+            "salt": self.salt,
+            "executables": list(look.executables),
+            "ports": list(look.ports),
+            "servers": None if only is None else [only],
+            "http_timeout": HTTP_TIMEOUT_S,
+            "gpus": only is None,
+        }
+        return host_view(host, self.salt, self.request(host, payload, timeout=OBSERVE_TIMEOUT_S))
+
+    def request(
+        self,
+        host: str,
+        payload: Mapping[str, object],
+        *,
+        timeout: float,
+        on_progress: Callable[[Answer], None] | None = None,
+    ) -> Answer:
+        """One request to one host's agent; a session that broke is forgotten, so that the next request opens anew.
+
+        Raises:
+            UnreachableError: where the host cannot be reached, or is lost before it answered.
+            AgentError: where the agent says that it could not.
+        """
+        folders = self.looks.get(host, Look()).folders
+        try:
+            session = self._session(host)
+            return session.request({**payload, "folders": folders}, timeout=timeout, on_progress=on_progress)
+        except UnreachableError:
+            self._forget(host)
+            raise
+
+    def close(self) -> None:
+        """End every session."""
+        with self._lock:
+            sessions, self._sessions = list(self._sessions.values()), {}
+        for session in sessions:
+            session.close()
+
+    def _session(self, host: str) -> Session:
+        with self._lock:
+            session = self._sessions.get(host)
+        if session is None:
+            session = self.open_host(host)
+            with self._lock:
+                self._sessions[host] = session
+        return session
+
+    def _forget(self, host: str) -> None:
+        with self._lock:
+            session = self._sessions.pop(host, None)
+        if session is not None:
+            session.close()

@@ -1,0 +1,126 @@
+"""Carry out a plan: hosts in parallel, the servers of a host one after the other, each until it is seen ready.
+
+Servers that start at once on one GPU mis-size each other's KV cache (vllm#55827); as long as GPUs are not placed, a
+host is taken as one GPU.
+"""
+
+from __future__ import annotations
+
+import time
+
+from vmreconcile.effects.parallel import for_each
+from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import UnreachableError
+from vmreconcile.flows.ready import Interrupted, NotReady, settle, wait_ready
+from vmreconcile.flows.run import Run, send_steps
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import Unreachable
+from vmreconcile.model.outcome import Failure, Outcome, Result, Status
+from vmreconcile.model.plan import Action, Change, Plan, Reason
+
+
+def execute(plan: Plan, run: Run) -> Outcome:
+    """Carry out `plan`; the first Ctrl-C lets running steps end and starts no more, a second one leaves at once."""
+    hosts = sorted({change.server.host for change in plan.changes})
+    results: list[Result] = []
+    lost: list[Unreachable] = []
+
+    def one(host: str) -> tuple[list[Result], Unreachable | None]:
+        return _host(host, plan.on(host), run)
+
+    for _, done in for_each(hosts, one, run.fleet.forks, on_interrupt=run.stopping.set):
+        if isinstance(done, BaseException):
+            raise done
+        results += done[0]
+        if done[1]:
+            lost.append(done[1])
+    results += [
+        Result(server=server, action=Action.NOOP, status=Status.UNREACHABLE) for server in plan.unreachable_servers
+    ]
+    return Outcome(
+        results=tuple(sorted(results, key=lambda result: result.server)),
+        unreachable=tuple(sorted((*plan.unreachable, *lost))),
+        interrupted=run.stopping.is_set(),
+    )
+
+
+def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result], Unreachable | None]:
+    """All changes of one host, those that free something first."""
+    results: list[Result] = []
+    queue = sorted(changes, key=_order)
+    try:
+        for change in queue:
+            if change.early and not run.stopping.is_set():
+                send_steps(change.server, change.stops, run)
+        for change in queue:
+            result = _change(change, run)
+            run.reporter.ends(result)
+            results.append(result)
+    except UnreachableError as error:
+        done = {result.server for result in results}
+        failure = Failure(kind="unreachable", summary=error.reason, remedy=error.remedy)
+        results += [
+            Result(server=change.server, action=change.action, status=Status.UNREACHABLE, failure=failure)
+            for change in queue
+            if change.server not in done
+        ]
+        return results, Unreachable(host=host, reason=error.reason, remedy=error.remedy)
+    return results, None
+
+
+def _order(change: Change) -> tuple[int, ServerId]:
+    frees = change.action in {Action.STOP, Action.REMOVE}
+    return (0 if frees else 1 if not change.disruptive else 2, change.server)
+
+
+def _change(change: Change, run: Run) -> Result:
+    """One server, from its steps to the proof that it is as wanted."""
+    begun = time.monotonic()
+
+    def result(status: Status, failure: Failure | None = None) -> Result:
+        seconds = round(time.monotonic() - begun, 3)
+        return Result(server=change.server, action=change.action, status=status, seconds=seconds, failure=failure)
+
+    if run.stopping.is_set():
+        return result(Status.SKIPPED, INTERRUPTED) if change.pending else result(Status.OK)
+    if change.action is Action.BLOCKED:
+        return result(Status.SKIPPED, Failure(kind=change.reason, summary=change.note, remedy=change.remedy))
+    try:
+        if change.pending:
+            run.reporter.begins(change)
+            steps = change.steps if change.early else (*change.stops, *change.steps)
+            send_steps(change.server, steps, run)
+            _prove(change, run)
+            return result(Status.CHANGED)
+        if change.reason is Reason.STILL_STARTING:
+            _prove(change, run)
+    except NotReady as error:
+        return result(Status.FAILED, error.failure)
+    except Interrupted:
+        return result(Status.SKIPPED, INTERRUPTED)
+    except AgentError as error:
+        return result(Status.FAILED, _agent_failure(change, error))
+    return result(Status.OK)
+
+
+INTERRUPTED = Failure(
+    kind="interrupted",
+    summary="interrupted before it was done",
+    remedy="run apply again: it goes on from what is there",
+)
+
+
+def _prove(change: Change, run: Run) -> None:
+    wanted = run.desired.get(change.server)
+    settle(change, run)
+    if wanted is not None and change.gate is not None:
+        wait_ready(change, wanted, change.gate, run)
+
+
+def _agent_failure(change: Change, error: AgentError) -> Failure:
+    where = f" ({error.path})" if error.path else ""
+    return Failure(
+        kind=error.kind,
+        summary=f"{change.server.host}: {error}{where}",
+        remedy=error.remedy or "mend it on the host, then run apply again: it goes on from what is there",
+    )

@@ -1,0 +1,228 @@
+"""Proof that an action is done: the host is read again, and a wanted server has answered a real completion."""
+
+from __future__ import annotations
+
+import time
+from typing import assert_never
+
+from vmreconcile.core.actions import exists
+from vmreconcile.core.diff import Subject, drift_of
+from vmreconcile.core.phases import runtime_of
+from vmreconcile.core.planning import decision_of, subject_of
+from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import VmreconcileError
+from vmreconcile.flows.run import Run, send_steps
+from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import HostView, ObservedServer
+from vmreconcile.model.outcome import Failure
+from vmreconcile.model.plan import Action, Change, Gate
+from vmreconcile.model.values import JsonValue
+from vmreconcile.vllm.signatures import explain
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 2.0
+GATE_TIMEOUT_S = 60.0
+LOG_TIMEOUT_S = 30.0
+LOG_LINES = 600
+
+
+class NotReady(VmreconcileError):  # noqa: N818 - an outcome, reported as one
+    """A server did not become what it should; carries the failure for the report."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Keep the failure."""
+        super().__init__(failure.summary, remedy=failure.remedy)
+        self.failure = failure
+
+
+class Interrupted(VmreconcileError):  # noqa: N818 - an outcome, reported as one
+    """The person asked to stop while a server was waited for."""
+
+    exit_code = 130
+
+
+def settle(change: Change, run: Run) -> None:
+    """Read the host again after a stop or a removal, and see it gone.
+
+    Raises:
+        NotReady: where something is still there.
+    """
+    server = change.server
+    match change.action:
+        case Action.STOP:
+            left = _look(server, run).process is not None
+        case Action.REMOVE:
+            left = exists(_look(server, run))
+        case Action.START | Action.RESTART | Action.RETUNE | Action.NOOP | Action.BLOCKED:
+            left = False
+        case _:
+            assert_never(change.action)
+    if left:
+        raise NotReady(
+            Failure(
+                kind="still_there",
+                summary=f"{server} is still there after {change.action}",
+                remedy=f"vmreconcile show {server} tells what is left",
+            )
+        )
+
+
+def _look(server: ServerId, run: Run) -> ObservedServer:
+    return run.fleet.observe_host(server.host, server.slug).server(server.slug)
+
+
+def wait_ready(change: Change, wanted: DesiredServer, gate: Gate, run: Run) -> None:
+    """Wait until the server is healthy, has answered a completion and shows no drift.
+
+    Raises:
+        NotReady: it died, it is too late, or it came up different from what is wanted.
+        Interrupted: the person asked to stop.
+    """
+    begun, pause = time.monotonic(), FIRST_PAUSE_S
+    before: int | None = None
+    while True:
+        host = run.fleet.observe_host(wanted.id.host, wanted.id.slug)
+        observed = host.server(wanted.id.slug)
+        restarts = observed.unit.restarts if observed.unit else 0
+        before = restarts if before is None else before
+        died = _died(observed, restarts - before)
+        if died:
+            raise NotReady(_leave_stopped(change, host, observed, _failure(change, died, observed, run), run))
+        problem = _gate_problem(observed, gate, run, wanted.id)
+        if not problem:
+            break
+        waited = time.monotonic() - begun
+        run.reporter.waits(wanted.id, waited, problem)
+        if waited > gate.timeout:
+            raise NotReady(_too_late(change, gate, problem, run))
+        if run.stopping.wait(pause):
+            raise Interrupted("interrupted")
+        pause = min(pause * 1.5, LONGEST_PAUSE_S)
+    _in_sync(subject_of(wanted, run.fleet.observe_host(wanted.id.host, wanted.id.slug), run.known))
+
+
+def _died(observed: ObservedServer, restarts: int) -> str:
+    """How a start ended, '' while it goes on."""
+    unit = observed.unit
+    if unit is not None and (unit.active == "failed" or unit.sub == "auto-restart" or restarts > 0):
+        return f"exit status {unit.exit_code}" if unit.exit_code is not None else (unit.result or unit.sub)
+    if observed.process is None and unit is None:
+        return "its process ended"
+    if unit is not None and unit.active == "inactive":
+        return "its unit was stopped"
+    return ""
+
+
+def _gate_problem(observed: ObservedServer, gate: Gate, run: Run, server: ServerId) -> str:
+    """Why the gate is not passed yet, '' where it is."""
+    endpoint = observed.endpoint
+    if endpoint is None or endpoint.health is None:
+        return (endpoint.problem if endpoint else None) or "no answer on its port yet"
+    if endpoint.health != 200:
+        return f"/health answers {endpoint.health}"
+    if not endpoint.models:
+        return "/v1/models names no model yet"
+    if not gate.completion:
+        return ""
+    payload: dict[str, JsonValue] = {
+        "do": "gate",
+        "slug": server.slug,
+        "address": gate.address,
+        "port": gate.port,
+        "completion": True,
+        "timeout": GATE_TIMEOUT_S / 2,
+    }
+    try:
+        answer = run.fleet.request(server.host, payload, timeout=GATE_TIMEOUT_S)
+    except AgentError as error:
+        return str(error)
+    match answer.get("completion"):
+        case {"ok": True}:
+            return ""
+        case {"problem": str(problem)}:
+            return f"no completion: {problem}"
+        case _:
+            return "no completion"
+
+
+def _in_sync(subject: Subject) -> None:
+    decision = decision_of(subject, drift_of(subject))
+    if decision.action is Action.NOOP:
+        return
+    differing = ", ".join(f"{field.path} ({field.before} instead of {field.after})" for field in decision.fields)
+    drop_ins = subject.observed.unit.drop_ins if subject.observed.unit else ()
+    remedy = f"see the drop-in {drop_ins[0]}" if drop_ins else f"vmreconcile show {subject.wanted.id} compares both"
+    raise NotReady(
+        Failure(
+            kind="still_differs",
+            summary=f"{subject.wanted.id} runs, but still differs: {differing or decision.reason}",
+            remedy=remedy,
+        )
+    )
+
+
+def _failure(change: Change, died: str, observed: ObservedServer, run: Run) -> Failure:
+    """Why a start ended, from its own log."""
+    server = change.server
+    lines = log_lines(server, run)
+    found = explain(lines, observed.unit.exit_code if observed.unit else None)
+    if found is None:
+        evidence = next((line for line in reversed(lines) if line.strip()), "")
+        summary = f"{server} ended while starting ({died}); its log shows no known cause"
+        return Failure(kind="died", summary=summary, evidence=evidence, remedy=f"vmreconcile logs {server}")
+    return Failure(
+        kind=found.kind,
+        summary=f"{server} did not start: {found.summary}",
+        evidence=found.evidence,
+        remedy=f"{found.remedy} (vmreconcile logs {server})",
+    )
+
+
+def _leave_stopped(change: Change, host: HostView, observed: ObservedServer, failure: Failure, run: Run) -> Failure:
+    """Stop what systemd would start again and again; the failure stays the report."""
+    runtime = runtime_of(observed)
+    if runtime is not None:
+        try:
+            send_steps(change.server, runtime.stop(host, observed), run)
+        except AgentError as error:
+            return Failure(
+                kind=failure.kind,
+                summary=f"{failure.summary}; stopping it failed too: {error}",
+                evidence=failure.evidence,
+                remedy=failure.remedy,
+            )
+    return failure
+
+
+def _too_late(change: Change, gate: Gate, problem: str, run: Run) -> Failure:
+    found = explain(log_lines(change.server, run), None)
+    return Failure(
+        kind=found.kind if found else "startup_timeout",
+        summary=f"{change.server} was not ready within {gate.timeout:g} s: {problem}",
+        evidence=found.evidence if found else "",
+        remedy=(found.remedy if found else "raise health.startup_timeout if it only needs longer")
+        + f" (it was left as it is; vmreconcile logs {change.server})",
+    )
+
+
+def log_lines(server: ServerId, run: Run) -> list[str]:
+    """The server's log since its latest start, oldest first; empty where it cannot be read."""
+    lines: list[str] = []
+
+    def collect(answer: dict[str, JsonValue]) -> None:
+        got = answer.get("lines")
+        lines.extend(str(line) for line in got if isinstance(line, str)) if isinstance(got, list) else None
+
+    payload: dict[str, JsonValue] = {
+        "do": "log",
+        "slug": server.slug,
+        "lines": LOG_LINES,
+        "follow": False,
+        "latest": True,
+    }
+    try:
+        run.fleet.request(server.host, payload, timeout=LOG_TIMEOUT_S, on_progress=collect)
+    except AgentError:
+        return lines
+    return lines

@@ -1,0 +1,73 @@
+"""What every part of an execution needs, who is told of it, and the one way to send steps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vmreconcile.core.fingerprints import Known
+from vmreconcile.effects.fleet import Fleet
+from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.outcome import Result
+from vmreconcile.model.plan import Change
+from vmreconcile.model.secret import Secret
+from vmreconcile.model.steps import SecretRef, Step, WriteEnv, to_json
+
+STEP_TIMEOUT_S = 240.0
+"""For all steps of one server together: a stop may take twice the grace and systemd's own timeout."""
+
+
+class Reporter(Protocol):
+    """Who is told what happens while it happens; called from several threads."""
+
+    def begins(self, change: Change) -> None:
+        """The steps of a change are sent."""
+
+    def waits(self, server: ServerId, seconds: float, line: str) -> None:
+        """A server is waited for, `seconds` so far; `line` is what it said last."""
+
+    def ends(self, result: Result) -> None:
+        """A server is done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution: the hosts, what is wanted of them, and what may be known of secrets."""
+
+    fleet: Fleet
+    desired: Mapping[ServerId, DesiredServer]
+    known: Known
+    secrets: Mapping[str, Secret]
+    reporter: Reporter
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def send_steps(server: ServerId, steps: tuple[Step, ...], run: Run) -> None:
+    """Have the agent carry out `steps`, with just the secrets that they name.
+
+    Raises:
+        AgentError: a step failed; those after it were not carried out.
+        UnreachableError: the host was lost.
+    """
+    if not steps:
+        return
+    payload: dict[str, object] = {
+        "do": "steps",
+        "slug": server.slug,
+        "steps": [to_json(step) for step in steps],
+        "secrets": {name: run.secrets[name] for name in sorted(_secret_names(steps)) if name in run.secrets},
+    }
+    run.fleet.request(server.host, payload, timeout=STEP_TIMEOUT_S)
+
+
+def _secret_names(steps: tuple[Step, ...]) -> set[str]:
+    return {
+        value.name
+        for step in steps
+        if isinstance(step, WriteEnv)
+        for _, value in step.entries
+        if isinstance(value, SecretRef)
+    }
