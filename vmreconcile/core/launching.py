@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vmreconcile.core.fingerprints import HIDDEN, shown
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.launch import MARKER, Launch
 from vmreconcile.model.observed import HostView
@@ -14,6 +15,9 @@ from vmreconcile.vllm.command import to_argv
 
 TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - a variable's name
 """What huggingface_hub reads first; constants are read at import, so a new token needs a restart (vLLM 0.32.0)."""
+
+ENV_SECRET = "env."  # noqa: S105 - a prefix
+"""Names a secret that stands in a model's own `env`."""
 
 
 def make_launch(server: DesiredServer, host: HostView, catalogue: Catalogue, *, token_known: bool) -> Launch:
@@ -66,8 +70,13 @@ def env_names(server: DesiredServer) -> set[str]:
 
 
 def _entries(server: DesiredServer, *, token_known: bool) -> list[EnvEntry]:
-    entries: list[EnvEntry] = list(public_env(server).items())
+    entries: list[EnvEntry] = [(name, _entry(name, value)) for name, value in public_env(server).items()]
     if server.token is not None:
         # Not found on this controller: what the host has stays, for a colleague may have put it there.
         entries.append((TOKEN_VARIABLE, SecretRef(name=server.token) if token_known else KEEP))
     return entries
+
+
+def _entry(name: str, value: str) -> str | SecretRef:
+    """A value as a step may hold it: one that looks like a secret goes by name, for plans are written to files."""
+    return SecretRef(name=f"{ENV_SECRET}{name}") if shown(name, value) == HIDDEN else value

@@ -33,6 +33,8 @@ class Options:
     prune: bool = False
     only: frozenset[ServerId] | None = None
     """Servers to act on; None means all. The others are not in the plan."""
+    restart: frozenset[ServerId] = frozenset()
+    """Servers to restart even where nothing differs."""
 
 
 def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
@@ -66,7 +68,7 @@ def _plan_host(wanted: list[DesiredServer], host: HostView, options: Options, *,
     drifts = [drift_of(subject) for subject in subjects]
     leaving = _leaving(list(zip(subjects, drifts, strict=True)))
     changes = [
-        _change(subject, drift, leaving)
+        _change(subject, drift, leaving, restart=subject.wanted.id in options.restart)
         for subject, drift in zip(subjects, drifts, strict=True)
         if _selected(subject.wanted.id, options)
     ]
@@ -112,8 +114,10 @@ def _leaving(pairs: list[tuple[Subject, Drift]]) -> dict[int, str]:
     return ports
 
 
-def _change(subject: Subject, drift: Drift, leaving: Mapping[int, str]) -> Change:
+def _change(subject: Subject, drift: Drift, leaving: Mapping[int, str], *, restart: bool) -> Change:
     decision = decision_of(subject, drift)
+    if restart and subject.observed.process and not decision.disruptive:
+        decision = Decision(action=Action.RESTART, reason=Reason.REQUESTED, disruptive=True, fields=decision.fields)
     phase = phase_of(subject.observed, subject.host.now, subject.wanted.health.startup_timeout)
     starts = decision.action in {Action.START, Action.RESTART, Action.RETUNE}
     block = block_of(subject, leaving) if starts else None

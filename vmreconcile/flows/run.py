@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vmreconcile.core.fingerprints import Known
+from vmreconcile.core.launching import ENV_SECRET
 from vmreconcile.effects.fleet import Fleet
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
@@ -58,9 +59,20 @@ def send_steps(server: ServerId, steps: tuple[Step, ...], run: Run) -> None:
         "do": "steps",
         "slug": server.slug,
         "steps": [to_json(step) for step in steps],
-        "secrets": {name: run.secrets[name] for name in sorted(_secret_names(steps)) if name in run.secrets},
+        "secrets": _secrets(server, steps, run),
     }
     run.fleet.request(server.host, payload, timeout=STEP_TIMEOUT_S)
+
+
+def _secrets(server: ServerId, steps: tuple[Step, ...], run: Run) -> dict[str, Secret]:
+    """Exactly the secrets that the steps name: tokens by source, and secrets of the model's own environment."""
+    found = {}
+    for name in sorted(_secret_names(steps)):
+        if name.startswith(ENV_SECRET):
+            found[name] = Secret(str(run.desired[server].env[name.removeprefix(ENV_SECRET)].value))
+        else:
+            found[name] = run.secrets[name]
+    return found
 
 
 def _secret_names(steps: tuple[Step, ...]) -> set[str]:

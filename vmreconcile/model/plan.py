@@ -57,6 +57,7 @@ class Reason(enum.StrEnum):
     TOKEN_CHANGED = "token_changed"  # noqa: S105 - a reason's name
     VERSION_CHANGED = "version_changed"
     UNHEALTHY = "unhealthy"
+    REQUESTED = "requested"
     UNIT_CHANGED = "unit_changed"
     ENV_FILE_CHANGED = "env_file_changed"
     WANTED_STOPPED = "wanted_stopped"
@@ -69,6 +70,7 @@ class Reason(enum.StrEnum):
     NO_RUNTIME = "no_runtime"
     FOLDER_UNUSABLE = "folder_unusable"
     ARGUMENT_UNKNOWN = "argument_unknown"
+    PLAN_STALE = "plan_stale"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,154 @@
+"""A plan as a file: everything that `apply PLANFILE` carries out, versioned, without a secret. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+from vmreconcile.core.reports import change_json, plan_json
+from vmreconcile.errors import UsageError
+from vmreconcile.model.desired import DesiredFleet, DesiredServer
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import Phase
+from vmreconcile.model.plan import Action, Change, Field, Gate, Plan, Reason
+from vmreconcile.model.steps import Step, from_json, to_json
+from vmreconcile.model.values import JsonValue
+
+FORMAT_VERSION = 1
+KIND = "vmreconcile-plan"
+
+Json = dict[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedPlan:
+    """A plan read back: its changes, and the digest of what was wanted of each server."""
+
+    changes: tuple[Change, ...]
+    wanted: Mapping[ServerId, str]
+    inventory: str
+
+
+def render(plan: Plan, desired: DesiredFleet, *, version: str, inventory: str) -> str:
+    """The file's text. `inventory` is a digest of the hosts and how they are reached."""
+    wanted = {server.id: wanted_digest(server) for server in desired.servers}
+    document: Json = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "made_by": f"vmreconcile {version}",
+        "inventory": inventory,
+        "plan": plan_json(plan),
+        "changes": [
+            {
+                **change_json(change),
+                "phase": change.phase.value,
+                "early": change.early,
+                "stops": [to_json(step) for step in change.stops],
+                "steps": [to_json(step) for step in change.steps],
+                "gate": asdict(change.gate) if change.gate else None,
+                "observed": dict(change.digest),
+                "wanted": wanted.get(change.server),
+            }
+            for change in plan.pending
+        ],
+    }
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
+
+
+def wanted_digest(server: DesiredServer) -> str:
+    """A digest of all that is wanted of a server, so that a plan made from other files is noticed."""
+    text = json.dumps(asdict(server), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parse(text: str, file: str) -> SavedPlan:
+    """Read a plan file.
+
+    Raises:
+        UsageError: where it is no plan file, or one of another version.
+    """
+    try:
+        document = json.loads(text)
+        if not isinstance(document, dict) or document.get("kind") != KIND:
+            raise UsageError(f"{file} is not a plan of vmreconcile", remedy="make one with: vmreconcile plan -o FILE")
+        if document.get("format_version") != FORMAT_VERSION:
+            made_by = document.get("made_by")
+            raise UsageError(f"{file} was made by another version ({made_by})", remedy="make the plan again")
+        changes = tuple(_change(item) for item in document["changes"])
+        wanted = {ServerId.parse(item["server"]): str(item["wanted"]) for item in document["changes"] if item["wanted"]}
+        return SavedPlan(changes=changes, wanted=wanted, inventory=str(document["inventory"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file} is damaged: {error}", remedy="make the plan again") from error
+
+
+def _change(item: Mapping[str, JsonValue]) -> Change:
+    gate = item["gate"]
+    return Change(
+        server=ServerId.parse(str(item["server"])),
+        action=Action(str(item["action"])),
+        reason=Reason(str(item["reason"])),
+        phase=Phase(str(item["phase"])),
+        disruptive=bool(item["disruptive"]),
+        early=bool(item["early"]),
+        fields=tuple(_field(field) for field in _list(item["fields"])),
+        stops=_steps(item["stops"]),
+        steps=_steps(item["steps"]),
+        gate=Gate(**gate) if isinstance(gate, dict) else None,  # type: ignore[arg-type]  # written by render
+        digest=_object(item["observed"]),
+    )
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    if not isinstance(value, list):
+        raise ValueError("a list is missing")  # noqa: TRY004 - parse reports ValueError
+    return value
+
+
+def _object(value: JsonValue) -> Json:
+    if not isinstance(value, dict):
+        raise ValueError("an object is missing")  # noqa: TRY004 - parse reports ValueError
+    return value
+
+
+def _steps(value: JsonValue) -> tuple[Step, ...]:
+    return tuple(from_json(_object(step)) for step in _list(value))
+
+
+def _field(value: JsonValue) -> Field:
+    data = _object(value)
+    return Field(path=str(data["path"]), before=data["before"], after=data["after"], origin=str(data.get("origin", "")))
+
+
+def confirm(saved: SavedPlan, fresh: Plan, desired: DesiredFleet) -> Plan:
+    """The saved changes as they may be carried out now: one whose host or files moved is blocked, the field named.
+
+    `fresh` is a plan made just now from the same files; only its observed state is used.
+    """
+    now = {change.server: change for change in fresh.changes}
+    wanted = {server.id: wanted_digest(server) for server in desired.servers}
+    lost = {host.host for host in fresh.unreachable}
+    kept = tuple(
+        _confirmed(change, now.get(change.server), saved.wanted.get(change.server), wanted.get(change.server))
+        for change in saved.changes
+        if change.server.host not in lost
+    )
+    gone = tuple(change.server for change in saved.changes if change.server.host in lost)
+    return replace(fresh, changes=kept, unreachable_servers=gone)
+
+
+def _confirmed(change: Change, now: Change | None, planned: str | None, wanted: str | None) -> Change:
+    digest: Mapping[str, JsonValue] = now.digest if now else {}
+    moved = sorted(name for name in change.digest if digest.get(name) != change.digest[name])
+    if planned != wanted:
+        moved.append("what the files ask for")
+    if not moved:
+        return change
+    return replace(
+        change,
+        action=Action.BLOCKED,
+        reason=Reason.PLAN_STALE,
+        note=f"changed since the plan was made: {', '.join(moved)}",
+        remedy="make the plan again",
+    )

@@ -1,0 +1,101 @@
+"""Everything that the files say, read and checked: inventory, models, what is wanted, how hosts are reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmreconcile.core.connection import connection_of
+from vmreconcile.core.patterns import select
+from vmreconcile.core.resolve import resolve
+from vmreconcile.core.validate import validate
+from vmreconcile.effects.inventory import read_inventory
+from vmreconcile.effects.load import load_models
+from vmreconcile.effects.retry import read_retry
+from vmreconcile.effects.schemas import read_schemas
+from vmreconcile.errors import Diagnostic, InputError, Severity
+from vmreconcile.model.connection import Connection
+from vmreconcile.model.desired import DesiredFleet
+from vmreconcile.model.document import Document
+from vmreconcile.model.inventory import Inventory
+from vmreconcile.vllm.catalogue import catalogue_for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where to read: inventory sources and the models folder, as the command line gives them."""
+
+    inventory: tuple[str, ...]
+    models: Path
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """The files' content, checked. `warnings` are what did not refuse the run."""
+
+    inventory: Inventory
+    documents: tuple[Document, ...]
+    desired: DesiredFleet
+    warnings: tuple[Diagnostic, ...] = ()
+
+
+def check(sources: Sources) -> tuple[Diagnostic, ...]:
+    """Every problem in all files at once, errors and warnings, in reading order."""
+    try:
+        inventory = read_inventory(sources.inventory, environ=sources.environ)
+    except InputError as error:
+        documents = load_models(sources.models)
+        return (*error.diagnostics, *(problem for document in documents for problem in document.problems))
+    return _problems(load_models(sources.models), inventory)
+
+
+def _problems(documents: tuple[Document, ...], inventory: Inventory) -> tuple[Diagnostic, ...]:
+    return validate(documents, inventory, schemas=read_schemas(), catalogue=catalogue_for(None))
+
+
+def read_inputs(sources: Sources) -> Inputs:
+    """Read and check everything.
+
+    Raises:
+        InputError: with every problem found, where one of them is an error.
+    """
+    inventory = read_inventory(sources.inventory, environ=sources.environ)
+    documents = load_models(sources.models)
+    problems = _problems(documents, inventory)
+    refuse(problems)
+    desired = resolve(documents, inventory, catalogue=catalogue_for(None))
+    return Inputs(inventory=inventory, documents=documents, desired=desired, warnings=problems)
+
+
+def refuse(problems: Sequence[Diagnostic]) -> None:
+    """Raise where one of the problems is an error.
+
+    Raises:
+        InputError: with all of them.
+    """
+    if any(problem.severity is Severity.ERROR for problem in problems):
+        raise InputError(tuple(problems))
+
+
+def hosts_of(inventory: Inventory, limit: str | None) -> tuple[str, ...]:
+    """The hosts that a `--limit` pattern names; all without one."""
+    return select(limit or "all", inventory, retry=read_retry)
+
+
+def connections(inventory: Inventory, hosts: Sequence[str]) -> dict[str, Connection]:
+    """How each host is reached.
+
+    Raises:
+        InputError: with every variable that cannot be used.
+    """
+    found: dict[str, Connection] = {}
+    problems: list[Diagnostic] = []
+    for name in hosts:
+        try:
+            found[name] = connection_of(inventory.hosts[name])
+        except InputError as error:
+            problems += error.diagnostics
+    refuse(problems)
+    return found
