@@ -1,0 +1,283 @@
+"""Settings to the argv of `vllm serve` and back, and when two settings are equal.
+
+Settings are a mapping from canonical argument names to values in canonical form (`normalise`). Starts nothing and
+reads no host: argv goes in and comes out as words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from vmreconcile.model.values import JsonValue
+from vmreconcile.vllm.argument import SECRET_ARGUMENTS, TOOL_OWNED, Argument, Kind
+from vmreconcile.vllm.catalogue import Catalogue
+from vmreconcile.vllm.kinds import SUFFIXED, canonical, equal, human_int, write
+from vmreconcile.vllm.scan import Scan, merge, scan
+
+__all__ = [
+    "SECRET_ARGUMENTS",
+    "TOOL_OWNED",
+    "Command",
+    "Settings",
+    "differences",
+    "from_argv",
+    "is_vllm_root",
+    "normalise",
+    "parse_strict",
+    "same",
+    "to_argv",
+    "without_defaults",
+]
+
+Settings = Mapping[str, JsonValue]
+
+INTERPRETER = re.compile(r"(?:python|pypy)[\d.]*t?")
+API_SERVER = "vllm.entrypoints.openai.api_server"
+CLI = "vllm.entrypoints.cli.main"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A vLLM root's argv, read. `prefix` is what stands before the arguments (interpreter, script, `serve` or module).
+
+    `problems` says in a line each what could not be read; it never holds a value of an unknown or secret argument.
+    """
+
+    prefix: tuple[str, ...]
+    model: str | None
+    settings: Settings = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+
+def normalise(args: Settings, catalogue: Catalogue) -> dict[str, JsonValue]:
+    """Turn arguments as a user writes them (snake_case, kebab-case, dotted, aliases) into settings, sorted by name.
+
+    Dotted names are laid over the object of their parent. A null is dropped where vLLM knows no none for it. Unknown
+    arguments keep their value.
+    """
+    settings: dict[str, JsonValue] = {}
+    for name, value in sorted(args.items(), key=lambda item: "." in item[0]):
+        head, *keys = name.split(".")
+        known = catalogue.canonical(name)
+        target = known or head.lstrip("-").replace("-", "_")
+        argument = catalogue.arguments.get(target)
+        if keys:
+            _lay(settings, target, keys, _expanded(value))
+        elif argument is None:
+            settings[target] = value
+        elif argument.kind is Kind.BOOL and isinstance(value, bool):
+            settings[target] = value is not _negative(head, argument)
+        elif value is not None or argument.optional:
+            settings[target] = canonical(argument, value)
+    return dict(sorted(settings.items()))
+
+
+def without_defaults(settings: Settings, catalogue: Catalogue) -> dict[str, JsonValue]:
+    """Leave out what equals the version's default; in a configuration object, its parts one by one."""
+    kept: dict[str, JsonValue] = {}
+    for name, value in settings.items():
+        argument = catalogue.arguments.get(name)
+        if argument is None:
+            kept[name] = value
+            continue
+        default = argument.default
+        if argument.kind is Kind.CONFIG and isinstance(value, dict) and isinstance(default, dict):
+            parts = {k: v for k, v in value.items() if k not in default or not equal(v, default[k])}
+            if parts:
+                kept[name] = parts
+        elif not equal(value, default):
+            kept[name] = value
+    return kept
+
+
+def to_argv(executable: str, model: str, settings: Settings, catalogue: Catalogue) -> tuple[str, ...]:
+    """The words that start `model` with `settings`: `[executable, 'serve', model, '--flag', value…]`, sorted."""
+    argv = [executable, "serve", model]
+    for name, value in sorted(settings.items()):
+        argv += _words(catalogue.arguments.get(name), name, value)
+    return tuple(argv)
+
+
+def from_argv(argv: Sequence[str], catalogue: Catalogue) -> Command | None:
+    """Read a vLLM root's argv as found in /proc, or None where it is not one."""
+    split = _split(argv)
+    if split is None:
+        return None
+    old_form = API_SERVER in argv[:split]
+    result = scan(argv[split:] if old_form else _relocate(argv[split:]), catalogue)
+    settings = dict(result.settings)
+    named = settings.pop("model", None)
+    model = named if isinstance(named, str) and (old_form or result.model is None) else result.model
+    for option, words in result.unknown.items():
+        name = option.removeprefix("--").replace("-", "_")
+        settings[name] = _guess(words)
+    return Command(
+        prefix=tuple(argv[:split]), model=model, settings=dict(sorted(settings.items())), problems=_problems(result)
+    )
+
+
+def is_vllm_root(argv: Sequence[str]) -> bool:
+    """Whether argv is that of a vLLM server's root process (not a worker, nor a program that starts one)."""
+    return _split(argv) is not None
+
+
+def parse_strict(args: Sequence[str], catalogue: Catalogue) -> tuple[str | None, dict[str, JsonValue]]:
+    """Read the words after `serve` as vLLM does, refusing what it refuses.
+
+    Returns:
+        The model (None: not given) and the settings given.
+
+    Raises:
+        ValueError: with argparse's message, to stand after 'vllm serve: error: '; vLLM exits 2 with it.
+    """
+    result = scan(_relocate(args), catalogue)
+    if result.errors:
+        raise ValueError(result.errors[0].message)
+    if result.extras:
+        raise ValueError(f"unrecognized arguments: {' '.join(result.extras)}")
+    settings = dict(result.settings)
+    named = settings.pop("model", None)
+    return result.model if result.model is not None else named if isinstance(named, str) else None, settings
+
+
+def same(one: Settings, other: Settings, catalogue: Catalogue) -> bool:
+    """Whether vLLM would run alike with both."""
+    return not differences(one, other, catalogue)
+
+
+def differences(
+    desired: Settings, observed: Settings, catalogue: Catalogue
+) -> tuple[tuple[str, JsonValue, JsonValue], ...]:
+    """What differs, as (name, observed value, desired value) sorted by name.
+
+    A side that says nothing about a name shows vLLM's default for it (null for a configuration object).
+    """
+    wanted = without_defaults(normalise(desired, catalogue), catalogue)
+    seen = without_defaults(normalise(observed, catalogue), catalogue)
+    found: list[tuple[str, JsonValue, JsonValue]] = []
+    for name in sorted(wanted.keys() | seen.keys()):
+        argument = catalogue.arguments.get(name)
+        default = None if argument is None or argument.kind is Kind.CONFIG else argument.default
+        before, after = seen.get(name, default), wanted.get(name, default)
+        unlike = not equal(before, after)
+        if unlike and argument is None:
+            unlike = _words(None, name, before) != _words(None, name, after)
+        if unlike:
+            found.append((name, before, after))
+    return tuple(found)
+
+
+def _negative(name: str, argument: Argument) -> bool:
+    """Whether a name is the switching-off spelling: `no_enable_prefix_caching`."""
+    return "--" + name.lstrip("-").replace("_", "-") == argument.negative
+
+
+def _lay(settings: dict[str, JsonValue], target: str, keys: list[str], value: JsonValue) -> None:
+    """Lay the value of a dotted name over the object in `target`; what is there and is no object gives way."""
+    for key in reversed(keys):
+        value = {key: value}
+    known = settings.get(target)
+    content: dict[str, JsonValue] = {}
+    merge(content, known)
+    merge(content, value)
+    settings[target] = content
+
+
+def _expanded(value: JsonValue) -> JsonValue:
+    """A number with a suffix, as vLLM reads it in a dotted argument; else the value itself."""
+    if isinstance(value, str) and SUFFIXED.fullmatch(value):
+        try:
+            return human_int(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _words(argument: Argument | None, name: str, value: JsonValue) -> tuple[str, ...]:
+    """The words for one setting; a word that begins with '-' is tied to its option with '='."""
+    option = argument.option if argument else "--" + name.replace("_", "-")
+    match value:
+        case None if argument is None or not argument.optional:
+            return ()
+        case False if argument is None or argument.kind is Kind.BOOL:
+            return ("--no-" + option.removeprefix("--"),)
+        case True if argument is None or argument.kind in (Kind.BOOL, Kind.FLAG) or argument.const is True:
+            return (option,)
+        case False if argument and argument.kind is Kind.FLAG:
+            return ()
+        case list() if argument and argument.append:
+            return tuple(word for item in value for word in _tied(option, [write(argument, item)]))
+        case list() if argument is None or argument.is_list:
+            return _tied(option, [write(argument, item) for item in value])
+        case _:
+            return _tied(option, [write(argument, value)])
+
+
+def _tied(option: str, words: list[str]) -> tuple[str, ...]:
+    """An option with its words; none at all where there is no word, for vLLM cannot be given an empty list."""
+    if len(words) == 1 and words[0].startswith("-"):
+        return (f"{option}={words[0]}",)
+    return (option, *words) if words else ()
+
+
+def _split(argv: Sequence[str]) -> int | None:
+    """Where vLLM's own arguments begin in a root's argv; None where it is not one."""
+    if not argv:
+        return None
+    start = 0
+    if INTERPRETER.fullmatch(_base(argv[0])):
+        start = _script(argv)
+        if argv[start - 1 : start] and re.fullmatch(r"-[a-zA-Z]*m", argv[start - 1]) and start < len(argv):
+            if argv[start] == API_SERVER:
+                return start + 1
+            return start + 2 if argv[start] == CLI and list(argv[start + 1 : start + 2]) == ["serve"] else None
+    if start < len(argv) and _base(argv[start]) == "vllm" and list(argv[start + 1 : start + 2]) == ["serve"]:
+        return start + 2
+    return None
+
+
+def _script(argv: Sequence[str]) -> int:
+    """The position of the script or module name after an interpreter's own options."""
+    position = 1
+    while position < len(argv) and argv[position].startswith("-"):
+        word = argv[position]
+        position += 2 if word in ("-X", "-W") else 1
+        if re.fullmatch(r"-[a-zA-Z]*[mc]", word) and not word.startswith(("-X", "-W")):
+            break
+    return position
+
+
+def _base(path: str) -> str:
+    """The last part of a path."""
+    return path.rpartition("/")[2]
+
+
+def _relocate(words: Sequence[str]) -> list[str]:
+    """Move the value of the first `--model` to the front, as `vllm serve` does."""
+    for index, word in enumerate(words):
+        if word == "--model" and index + 1 < len(words):
+            return [words[index + 1], *words[:index], *words[index + 2 :]]
+        if re.match(r"--model=.+", word):
+            return [word.removeprefix("--model="), *words[:index], *words[index + 1 :]]
+    return list(words)
+
+
+def _guess(words: list[str]) -> JsonValue:
+    """The value of an unknown option, from the words after it."""
+    return True if not words else words[0] if len(words) == 1 else [*words]
+
+
+def _problems(result: Scan) -> tuple[str, ...]:
+    """What a person should know about an argv that could not be read in full; no value that may be secret."""
+    found = []
+    for error in result.errors:
+        secret = error.argument is not None and error.argument.name in SECRET_ARGUMENTS
+        found.append(f"argument {error.argument.label}: unreadable" if secret and error.argument else error.message)
+    unknown = [word.partition("=")[0] for word in result.extras if word.startswith("-")]
+    if unknown:
+        found.append(f"unrecognized arguments: {' '.join(unknown)}")
+    if "config" in result.settings:
+        found.append("argument --config: the settings in this file cannot be seen")
+    return tuple(found)
