@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,8 @@ class Scope:
 
 
 EVERYTHING = Scope()
+
+REACHED_BY = ("ansible_connection", "ansible_host", "ansible_port", "vllm_state_dir")
 
 
 def observe_and_plan(prepared: Prepared, scope: Scope = EVERYTHING) -> tuple[FleetView, Plan]:
@@ -65,3 +68,13 @@ def run_of(prepared: Prepared, reporter: Reporter) -> Run:
         secrets=prepared.secrets,
         reporter=reporter,
     )
+
+
+def inventory_digest(prepared: Prepared) -> str:
+    """A digest of where the selected hosts are, so that a plan is not carried out on others."""
+    lines = []
+    for host in prepared.hosts:
+        variables = prepared.inputs.inventory.hosts[host].variables
+        reached = [f"{name}={variables[name].value}" for name in REACHED_BY if name in variables]
+        lines.append(" ".join([host, *reached]))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

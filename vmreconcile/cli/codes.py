@@ -1,0 +1,26 @@
+"""Exit codes from what happened; the worst wins, in the contract's order. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vmreconcile.model.outcome import Outcome, Status
+from vmreconcile.model.plan import Plan
+
+WORST_FIRST = (130, 5, 4, 1, 3, 2, 0)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The worst of some exit codes; 0 of none."""
+    return min(codes, key=WORST_FIRST.index, default=0)
+
+
+def plan_code(plan: Plan, *, detailed: bool) -> int:
+    """3 where a host could not be seen; 2 where changes are pending and that was asked for."""
+    return worst([3 if plan.unreachable else 0, 2 if detailed and plan.pending else 0])
+
+
+def apply_code(outcome: Outcome) -> int:
+    """130 interrupted, 1 where a server failed or was refused, 3 where only hosts were missing."""
+    bad = outcome.count(Status.FAILED) + outcome.count(Status.SKIPPED)
+    return worst([130 if outcome.interrupted else 0, 1 if bad else 0, 3 if outcome.unreachable else 0])

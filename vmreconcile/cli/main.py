@@ -1,0 +1,108 @@
+"""From argv to an exit code: picks the command, and turns every error into a few lines and the contract's code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from vmreconcile.cli.parser import make_parser
+from vmreconcile.errors import InputError, VmreconcileError
+
+if TYPE_CHECKING:
+    import argparse
+
+INTERRUPTED_EXIT = 130
+BUG_EXIT = 1
+
+COMMANDS = {
+    "init": "vmreconcile.cli.files",
+    "validate": "vmreconcile.cli.files",
+    "inventory": "vmreconcile.cli.files",
+    "plan": "vmreconcile.cli.plans",
+    "apply": "vmreconcile.cli.plans",
+    "status": "vmreconcile.cli.servers",
+    "show": "vmreconcile.cli.servers",
+    "logs": "vmreconcile.cli.servers",
+    "start": "vmreconcile.cli.oneoff",
+    "stop": "vmreconcile.cli.oneoff",
+    "restart": "vmreconcile.cli.oneoff",
+}
+"""Where each command lives: modules are imported only when asked for."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; the exit code is the outward contract's."""
+    try:
+        arguments = make_parser().parse_args(argv)
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    _log(arguments.verbose)
+    try:
+        module = importlib.import_module(COMMANDS[arguments.command])
+        command: Callable[[argparse.Namespace], int] = getattr(module, arguments.command)
+        code = command(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED_EXIT
+    except BrokenPipeError:
+        _quiet_stdout()
+        return 0
+    except VmreconcileError as error:
+        _say(error, arguments)
+        return error.exit_code
+    except Exception as error:
+        return _bug(error, arguments)
+    return code
+
+
+def _log(verbose: int) -> None:
+    """Standard error only; paramiko's own log stays at warnings whatever is asked, for it quotes what it sends."""
+    level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
+    for name in ("paramiko", "fabric", "invoke", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.CRITICAL if verbose < 2 else logging.WARNING)
+
+
+def _say(error: VmreconcileError, arguments: argparse.Namespace) -> None:
+    from vmreconcile.cli.render_errors import counts_text, diagnostics_text  # noqa: PLC0415 - only when it goes wrong
+    from vmreconcile.cli.terminal import printable, style_for  # noqa: PLC0415 - only when it goes wrong
+
+    style = style_for(sys.stderr, no_color=arguments.no_color)
+    if isinstance(error, InputError):
+        if arguments.json:
+            from vmreconcile.cli.output import print_json  # noqa: PLC0415 - only when it goes wrong
+            from vmreconcile.core.reports import diagnostics_json  # noqa: PLC0415 - only when it goes wrong
+
+            print_json(diagnostics_json(error.diagnostics))
+        print(diagnostics_text(error.diagnostics, style), file=sys.stderr)
+        print(counts_text(error.diagnostics), file=sys.stderr)
+        return
+    print(style.paint(f"vmreconcile: {printable(str(error))}", "red"), file=sys.stderr)
+    if error.remedy:
+        print(f"  mend  {printable(error.remedy)}", file=sys.stderr)
+
+
+def _bug(error: Exception, arguments: argparse.Namespace) -> int:
+    """A fault of ours: type and place, never a value, for values may be secret."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "?"  # noqa: PTH119 - a name only
+    print(
+        f"vmreconcile: a fault of vmreconcile itself in `{arguments.command}`: {type(error).__name__} at {place}\n"
+        "  mend  nothing is half done on the hosts: plan again; please report the line above",
+        file=sys.stderr,
+    )
+    return BUG_EXIT
+
+
+def _quiet_stdout() -> None:
+    """The reader of our output went away: nothing more can be said to it, at exit neither."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,63 @@
+"""One JSON document on standard output, and the context that every command makes of its arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmreconcile.flows.inputs import Inputs, Sources, read_inputs
+from vmreconcile.model.values import JsonValue
+
+if TYPE_CHECKING:
+    import argparse
+
+    from vmreconcile.flows.prepare import Reach
+
+
+def print_json(document: Mapping[str, JsonValue]) -> None:
+    """Print one document, indented, keys in the order given."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """Say something beside the result."""
+    print(text, file=sys.stderr)
+
+
+def sources_of(arguments: argparse.Namespace) -> Sources:
+    """Where to read from."""
+    inventory = tuple(arguments.inventory or ["inventory"])
+    return Sources(inventory=inventory, models=arguments.models, environ=dict(os.environ))
+
+
+def inputs_of(arguments: argparse.Namespace) -> Inputs:
+    """Read and check the files; warnings go to standard error.
+
+    Raises:
+        InputError: where they cannot be used.
+    """
+    from vmreconcile.cli.render_errors import diagnostics_text  # noqa: PLC0415 - kept out of a quick start
+    from vmreconcile.cli.terminal import style_for  # noqa: PLC0415 - kept out of a quick start
+
+    inputs = read_inputs(sources_of(arguments))
+    if inputs.warnings:
+        note(diagnostics_text(inputs.warnings, style_for(sys.stderr, no_color=arguments.no_color)))
+    return inputs
+
+
+def reach_of(arguments: argparse.Namespace) -> Reach:
+    """How hosts are reached in this run."""
+    from vmreconcile.effects.transport import TransportOptions  # noqa: PLC0415 - kept out of a quick start
+    from vmreconcile.flows.prepare import Reach  # noqa: PLC0415 - kept out of a quick start
+
+    options = TransportOptions(
+        connect_timeout=arguments.timeout,
+        accept_new_host_keys=arguments.accept_new_host_keys,
+        environ=dict(os.environ),
+        home=Path.home(),
+    )
+    return Reach(limit=arguments.limit, forks=arguments.forks, options=options)

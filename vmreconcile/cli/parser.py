@@ -1,0 +1,143 @@
+"""The command line's shape: every command and option, and nothing else, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from vmreconcile import __version__
+
+USAGE_EXIT = 64
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the contract's exit code for wrong usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with 64."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE_EXIT, f"{self.prog}: error: {message}\n")
+
+
+def make_parser() -> Parser:
+    """The parser of every command."""
+    parser = Parser(
+        prog="vmreconcile",
+        description="Brings the vLLM servers of a fleet to what a folder of YAML files asks, over SSH.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"vmreconcile {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for add in (_init, _validate, _plan, _apply, _status, _inventory, _show, _logs, _start, _stop, _restart):
+        add(commands)
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction[Parser], name: str, about: str) -> Parser:
+    forks = ("--forks",) if name == "logs" else ("-f", "--forks")  # `logs -f` follows, as everywhere
+    command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
+    common = command.add_argument_group("on every command")
+    common.add_argument("-i", "--inventory", action="append", metavar="PATH", help="inventory source (inventory)")
+    common.add_argument("-m", "--models", type=Path, default=Path("models.d"), metavar="PATH", help="models (models.d)")
+    common.add_argument("-l", "--limit", metavar="PATTERN", help="act only on the hosts that this pattern names")
+    common.add_argument("--json", action="store_true", help="print one JSON document")
+    common.add_argument(*forks, type=_positive, default=20, metavar="N", help="hosts at a time (20)")
+    common.add_argument("-v", "--verbose", action="count", default=0, help="say more on standard error")
+    common.add_argument("--no-color", action="store_true", help="no colours")
+    common.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="to connect, in seconds (10)")
+    common.add_argument("--no-input", action="store_true", help="never ask")
+    common.add_argument(
+        "--accept-new-host-keys", action="store_true", help="record host keys not seen before (never changed ones)"
+    )
+    return command
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return number
+
+
+def _init(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = _command(commands, "init", "write a commented example inventory and model to start from")
+    command.add_argument("dir", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (here)")
+
+
+def _validate(commands: argparse._SubParsersAction[Parser]) -> None:
+    _command(commands, "validate", "check every file, every problem at once, without any network")
+
+
+def _plan(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = _command(commands, "plan", "look at the hosts, compare and print; change nothing")
+    command.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the plan for `apply FILE`")
+    command.add_argument("--detailed-exitcode", action="store_true", help="exit 2 where changes are pending")
+    command.add_argument("--explain", action="store_true", help="say where each value was said")
+    command.add_argument("--prune", action="store_true", help="plan the removal of unclaimed servers too")
+
+
+def _apply(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = _command(commands, "apply", "make it so; on a terminal, ask first")
+    command.add_argument("planfile", nargs="?", type=Path, metavar="PLANFILE", help="carry out exactly this plan")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    command.add_argument("--prune", action="store_true", help="remove unclaimed servers")
+    command.add_argument("--max-changes", type=_count, metavar="N", help="refuse more disruptive changes than this")
+
+
+def _status(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = _command(commands, "status", "show every server: phase, address, pid, GPUs, uptime, version, drift")
+    command.add_argument("--watch", action="store_true", help="again every 2 seconds, until Ctrl-C")
+
+
+def _inventory(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = _command(commands, "inventory", "show what was read, as ansible-inventory does")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--list", action="store_true", help="everything")
+    what.add_argument("--host", metavar="NAME", help="the variables of one host")
+    what.add_argument("--hosts", metavar="PATTERN", help="the hosts that a pattern names, one a line")
+
+
+def _show(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = _command(commands, "show", "one server: wanted settings with their origin, observed ones, its argv")
+    command.add_argument("server", metavar="NAME@HOST")
+
+
+def _logs(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = _command(commands, "logs", "the log of one server, wherever its runtime keeps it")
+    command.add_argument("server", metavar="NAME@HOST")
+    command.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+    command.add_argument("-n", "--lines", type=_count, default=100, metavar="N", help="how many lines (100)")
+
+
+def _start(commands: argparse._SubParsersAction[Parser]) -> None:
+    _servers(_command(commands, "start", "start servers that do not run, and keep them wanted running"), save=True)
+
+
+def _stop(commands: argparse._SubParsersAction[Parser]) -> None:
+    _servers(_command(commands, "stop", "stop servers, and keep them wanted stopped"), save=True)
+
+
+def _restart(commands: argparse._SubParsersAction[Parser]) -> None:
+    _servers(_command(commands, "restart", "restart servers, once"), save=False)
+
+
+def _servers(command: Parser, *, save: bool) -> None:
+    command.add_argument("servers", nargs="+", metavar="NAME[@HOST]")
+    if save:
+        command.add_argument("--no-save", action="store_true", help="do not write state: to the model file")

@@ -1,0 +1,127 @@
+"""plan and apply."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from vmreconcile import __version__
+from vmreconcile.cli.codes import apply_code, plan_code
+from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
+from vmreconcile.cli.progress import Progress
+from vmreconcile.cli.render_errors import outcome_text
+from vmreconcile.cli.render_plan import plan_text
+from vmreconcile.cli.terminal import ask, style_for
+from vmreconcile.core.planfile import confirm, parse, render
+from vmreconcile.core.reports import apply_json, plan_json
+from vmreconcile.effects.files import read_text, write_private
+from vmreconcile.errors import UsageError, VmreconcileError
+from vmreconcile.flows.inputs import Inputs
+from vmreconcile.flows.prepare import Prepared, prepared
+from vmreconcile.flows.reconcile import Scope, inventory_digest, observe_and_plan, reconcile, within
+from vmreconcile.model.outcome import Outcome
+from vmreconcile.model.plan import Plan
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Look, compare, print."""
+    inputs = inputs_of(arguments)
+    with prepared(inputs, reach_of(arguments)) as ready:
+        _say_notes(ready)
+        _, found = observe_and_plan(ready, Scope(prune=arguments.prune))
+        if arguments.out:
+            text = render(found, within(ready), version=__version__, inventory=inventory_digest(ready))
+            write_private(arguments.out, text)
+    if arguments.json:
+        print_json(plan_json(found))
+    else:
+        style = style_for(sys.stdout, no_color=arguments.no_color)
+        print(plan_text(found, style, explain=arguments.explain))
+        if arguments.out:
+            note(f"written: {arguments.out}; carry it out with: vmreconcile apply {arguments.out}")
+    return plan_code(found, detailed=arguments.detailed_exitcode)
+
+
+def apply(arguments: argparse.Namespace) -> int:
+    """Make it so."""
+    inputs = inputs_of(arguments)
+    with prepared(inputs, reach_of(arguments)) as ready:
+        _say_notes(ready)
+        agreed = Agreement(arguments, ready, inputs)
+        return carry_out(arguments, ready, Scope(prune=arguments.prune), agreed)
+
+
+def carry_out(arguments: argparse.Namespace, ready: Prepared, scope: Scope, agreed: Agreement) -> int:
+    """Reconcile within `scope`, telling progress, and report."""
+    live = sys.stderr.isatty() and not arguments.json
+    with closing(Progress(style_for(sys.stderr, no_color=arguments.no_color), live=live)) as progress:
+        _, outcome = reconcile(ready, scope, progress, agreed)
+    if outcome is None:
+        note("nothing was changed")
+        return 1
+    report(arguments, outcome)
+    return apply_code(outcome)
+
+
+def report(arguments: argparse.Namespace, outcome: Outcome) -> None:
+    """Print what was done."""
+    if arguments.json:
+        print_json(apply_json(outcome))
+    else:
+        print(outcome_text(outcome, style_for(sys.stdout, no_color=arguments.no_color)))
+
+
+def _say_notes(ready: Prepared) -> None:
+    for text in ready.notes:
+        note(f"note: {text}")
+
+
+class Agreement:
+    """Shows the plan and decides whether it may be carried out: limits first, then the person at the terminal."""
+
+    def __init__(self, arguments: argparse.Namespace, ready: Prepared, inputs: Inputs) -> None:
+        """Keep what was said on the command line."""
+        self._arguments = arguments
+        self._ready = ready
+        self._inputs = inputs
+
+    def __call__(self, plan: Plan) -> Plan | None:
+        """The plan to carry out, or None where the person said no.
+
+        Raises:
+            UsageError: the plan file cannot be used here.
+            VmreconcileError: more disruptive changes than --max-changes allows.
+        """
+        planfile = getattr(self._arguments, "planfile", None)
+        if planfile is not None:
+            saved = parse(read_text(planfile), str(planfile))
+            if saved.inventory != inventory_digest(self._ready):
+                raise UsageError(f"{planfile} was made from another inventory", remedy="make the plan again")
+            plan = confirm(saved, plan, within(self._ready))
+        self._show(plan)
+        self._limit(plan)
+        if not plan.pending or not self._must_ask():
+            return plan
+        return plan if ask("Carry this out? [y/N] ") else None
+
+    def _show(self, plan: Plan) -> None:
+        if not self._arguments.json:
+            print(plan_text(plan, style_for(sys.stdout, no_color=self._arguments.no_color)), flush=True)
+
+    def _limit(self, plan: Plan) -> None:
+        limit = getattr(self._arguments, "max_changes", None)
+        disruptive = sum(change.disruptive for change in plan.pending)
+        if limit is not None and disruptive > limit:
+            raise VmreconcileError(
+                f"the plan has {disruptive} disruptive changes, more than --max-changes {limit}: nothing was changed",
+                remedy=f"look at the plan; if it is right: --max-changes {disruptive}",
+            )
+
+    def _must_ask(self) -> bool:
+        if getattr(self._arguments, "yes", True) or self._arguments.no_input:
+            return False
+        return sys.stdin.isatty() and sys.stdout.isatty()

@@ -1,0 +1,58 @@
+"""Problems as a person reads them: where, what, why, and the way out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vmreconcile.cli.terminal import Style, printable
+from vmreconcile.errors import Diagnostic, Severity
+from vmreconcile.model.outcome import Failure, Outcome, Result, Status
+
+
+def diagnostics_text(diagnostics: Iterable[Diagnostic], style: Style) -> str:
+    """Every diagnostic: `FILE:LINE:COL: summary`, then why, how to mend it, 'did you mean'."""
+    blocks = []
+    for each in sorted(diagnostics, key=lambda one: (one.place, one.code)):
+        word = "" if each.severity is Severity.ERROR else "warning: "
+        color = "red" if each.severity is Severity.ERROR else "yellow"
+        lines = [f"{style.paint(str(each.place), 'bold')}: {style.paint(word + printable(each.summary), color)}"]
+        parts = (("why", each.why), ("mend", each.remedy), ("did you mean", each.suggestion))
+        lines += [f"  {name}  {printable(text)}{'?' if name == 'did you mean' else ''}" for name, text in parts if text]
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks)
+
+
+def counts_text(diagnostics: tuple[Diagnostic, ...]) -> str:
+    """`2 errors, 1 warning`."""
+    errors = sum(each.severity is Severity.ERROR for each in diagnostics)
+    warnings = len(diagnostics) - errors
+    parts = [f"{errors} error{'s' * (errors != 1)}"] if errors or not warnings else []
+    parts += [f"{warnings} warning{'s' * (warnings != 1)}"] if warnings else []
+    return ", ".join(parts)
+
+
+def failure_text(result: Result, style: Style) -> str:
+    """One server's failure: what happened, the evidence, what to do."""
+    failure = result.failure or Failure(kind="unknown", summary="it failed")
+    lines = [style.paint(f"{result.server}: {printable(failure.summary)}", "red")]
+    lines += [f"  {'evidence':<9} {printable(failure.evidence)}"] if failure.evidence else []
+    lines += [f"  {'mend':<9} {printable(failure.remedy)}"] if failure.remedy else []
+    return "\n".join(lines)
+
+
+def outcome_text(outcome: Outcome, style: Style) -> str:
+    """What an apply did, last line the counts."""
+    told = {Status.FAILED, Status.SKIPPED}
+    lines = [failure_text(result, style) for result in outcome.results if result.status in told]
+    lines += [
+        f"{style.paint(host.host, 'bold')}: unreachable: {printable(host.reason)}"
+        + (f"\n  mend      {host.remedy}" if host.remedy else "")
+        for host in outcome.unreachable
+    ]
+    counts = ", ".join(f"{status.value}: {outcome.count(status)}" for status in SHOWN)
+    extra = "".join(f", {status.value}: {n}" for status in EXTRA if (n := outcome.count(status)))
+    return "\n".join([*lines, counts + extra])
+
+
+SHOWN = (Status.CHANGED, Status.OK, Status.FAILED, Status.UNREACHABLE)
+EXTRA = (Status.SKIPPED, Status.ROLLED_BACK)

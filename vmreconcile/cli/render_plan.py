@@ -1,0 +1,135 @@
+"""A plan as a person reads it: from the host inward, one line a server, the symbol always beside the word. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from vmreconcile.cli.terminal import Style, printable
+from vmreconcile.model.observed import Phase, Unreachable
+from vmreconcile.model.plan import Action, Change, Field, Plan, Reason
+from vmreconcile.model.values import JsonValue
+
+COLOR = {
+    Action.START: "green",
+    Action.RESTART: "yellow",
+    Action.RETUNE: "yellow",
+    Action.STOP: "red",
+    Action.REMOVE: "red",
+    Action.BLOCKED: "magenta",
+    Action.NOOP: "dim",
+}
+LONGEST_VALUE = 60
+
+
+def plan_text(plan: Plan, style: Style, *, explain: bool = False) -> str:
+    """The whole plan, its last line the summary with the next command."""
+    lines: list[str] = []
+    hosts = sorted({change.server.host for change in plan.changes} | {host.host for host in plan.unreachable})
+    hosts = sorted({*hosts, *(each.host for each in plan.strangers), *(each.host for each in plan.orphans)})
+    unreachable = {host.host: host for host in plan.unreachable}
+    width = max((len(change.server.local) for change in plan.changes), default=0)
+    for host in hosts:
+        lines.append(style.paint(host, "bold"))
+        if host in unreachable:
+            lines.append(_unreachable(unreachable[host], style))
+        for change in plan.on(host):
+            lines += _change(change, style, width, explain=explain)
+        lines += _others(plan, host, style)
+    if lines:
+        lines.append("")
+    return "\n".join([*lines, summary_line(plan)])
+
+
+def _unreachable(host: Unreachable, style: Style) -> str:
+    remedy = f"   {host.remedy}" if host.remedy else ""
+    return f"  {style.paint('? unreachable', 'magenta')}  {printable(host.reason)}{remedy}"
+
+
+def _change(change: Change, style: Style, width: int, *, explain: bool) -> list[str]:
+    head = f"  {style.paint(_label(change), COLOR[change.action])}  {change.server.local:<{width}}"
+    first, *rest = _details(change, explain=explain) or [""]
+    lines = [f"{head}  {first}".rstrip()]
+    lines += [f"{'':{width + 16}}  {line}" for line in rest]
+    return lines
+
+
+def _label(change: Change) -> str:
+    word = change.action.value
+    if change.action is Action.NOOP:
+        word = {Reason.UNCLAIMED: "unclaimed", Reason.STILL_STARTING: "starting"}.get(change.reason, "in sync")
+    return f"{change.action.symbol} {word:<10}"
+
+
+def _details(change: Change, *, explain: bool) -> list[str]:
+    lines = [field_line(field, explain=explain) for field in change.fields]
+    if change.note:
+        lines.append(printable(change.note))
+    if not lines and change.action is not Action.NOOP:
+        lines.append(change.reason.value.replace("_", " "))
+    elif not lines and change.phase is not Phase.READY:
+        lines.append(change.phase.value)
+    if change.disruptive and change.action in {Action.RESTART, Action.RETUNE}:
+        lines[0] += "   restarts it"
+    if change.remedy:
+        lines.append(change.remedy)
+    if explain and change.action is not Action.NOOP:
+        lines.append(f"reason: {change.reason.value}")
+    return lines
+
+
+def field_line(field: Field, *, explain: bool = False) -> str:
+    """One differing value: `args.max_model_len  4096 → 8192`."""
+    origin = f"   ({field.origin})" if explain and field.origin else ""
+    return f"{field.path}  {value_text(field.before)} → {value_text(field.after)}{origin}"
+
+
+def value_text(value: JsonValue) -> str:
+    """A value in one short line; nothing shows as '(none)'."""
+    if value is None:
+        return "(none)"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    text = printable(text)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+
+
+def _others(plan: Plan, host: str, style: Style) -> list[str]:
+    lines = []
+    for stranger in plan.strangers:
+        if stranger.host == host:
+            port = f"port {stranger.port}, " if stranger.port else ""
+            what = printable(stranger.what)[:LONGEST_VALUE]
+            lines.append(f"  {style.paint('· stranger  ', 'dim')}  {port}pid {stranger.pid}, {stranger.user}: {what}")
+    for orphan in plan.orphans:
+        if orphan.host == host and not orphan.server:
+            lines.append(
+                f"  {style.paint('· orphan    ', 'dim')}  pid {orphan.pid} {printable(orphan.title)}, not ours"
+            )
+    return lines
+
+
+def summary_line(plan: Plan) -> str:
+    """`1 to start, 1 to retune, 5 in sync; 1 host unreachable.   Next: vmreconcile apply`."""
+    counts = _counts(plan.changes)
+    text = ", ".join(counts) or "no servers"
+    hosts = len(plan.unreachable)
+    away = f"; {hosts} host{'s' if hosts > 1 else ''} unreachable" if hosts else ""
+    following = "   Next: vmreconcile apply" if plan.pending else ""
+    return f"{text}{away}.{following}"
+
+
+def _counts(changes: Iterable[Change]) -> list[str]:
+    counts: dict[str, int] = {}
+    for change in changes:
+        match change.action:
+            case Action.NOOP if change.reason is Reason.UNCLAIMED:
+                word = "unclaimed"
+            case Action.NOOP:
+                word = "in sync"
+            case Action.BLOCKED:
+                word = "blocked"
+            case _:
+                word = f"to {change.action.value}"
+        counts[word] = counts.get(word, 0) + 1
+    order = [f"to {action.value}" for action in Action] + ["blocked", "in sync", "unclaimed"]
+    return [f"{counts[word]} {word}" for word in order if word in counts]

@@ -1,0 +1,56 @@
+"""What a terminal can show: colours as an extra, widths, and questions. Prints nothing of its own accord."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TextIO
+
+COLORS: Mapping[str, str] = {
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+    "bold": "1",
+    "dim": "2",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """Whether to colour, and how wide to write."""
+
+    color: bool = False
+    width: int = 100
+
+    def paint(self, text: str, color: str) -> str:
+        """Colour `text` where colours are wanted."""
+        return f"\x1b[{COLORS[color]}m{text}\x1b[0m" if self.color and color in COLORS else text
+
+
+def style_for(stream: TextIO, *, no_color: bool) -> Style:
+    """Colours only on a terminal, and neither with --no-color nor NO_COLOR (no-color.org)."""
+    color = stream.isatty() and not no_color and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return Style(color=color, width=shutil.get_terminal_size((100, 24)).columns if stream.isatty() else 160)
+
+
+def printable(text: str) -> str:
+    """Text from a host or a file with its control characters shown, so that it cannot drive the terminal."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def ask(question: str) -> bool:
+    """Ask on the terminal; anything but y or yes is no."""
+    print(question, end="", file=sys.stderr, flush=True)
+    try:
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        raise
