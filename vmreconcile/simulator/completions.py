@@ -1,0 +1,186 @@
+"""`/v1/completions` and `/v1/chat/completions`: the answers' shapes, whole and streamed, with words from nobody.
+
+Owns what a completion looks like. Every text says that a simulator wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmreconcile.simulator.httpd import Request, Response
+from vmreconcile.simulator.serving import Serving, new_id
+
+WORDS = " this text comes from a simulator of vLLM, not from a model.".replace(" ", "| ").split("|")[1:]
+DEFAULT_TOKENS = 16
+_Json = dict[str, object]
+
+
+class RefusedError(Exception):
+    """A request that vLLM would not take: the status, and the error's type and parameter."""
+
+    def __init__(
+        self, message: str, *, status: int = 400, kind: str = "BadRequestError", param: str | None = None
+    ) -> None:
+        """Keep what the answer says."""
+        super().__init__(message)
+        self.status, self.kind, self.param = status, kind, param
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A request for tokens, checked."""
+
+    chat: bool
+    model: str
+    prompt_tokens: int
+    tokens: int
+    choices: int
+    stream: bool
+    usage: bool
+
+
+def complete(serving: Serving, request: Request, *, chat: bool) -> Response:
+    """Answer a completion; with the fault `wedged` stay silent until the client goes away.
+
+    Raises:
+        RefusedError: the request is one that vLLM would refuse.
+    """
+    asked = _read(serving, request, chat=chat)
+    faults = serving.faults()
+    if faults.crash_on_request and not serving.dead:
+        serving.crash_wanted = True
+        serving.wake()
+    if serving.dead or serving.stopping or faults.crash_on_request:
+        serving.refused_when_dead = serving.dead
+        serving.wake()
+        raise RefusedError("EngineCore encountered an issue. See stack trace (above) for the root cause.",
+                           status=500, kind="InternalServerError")  # fmt: skip
+    serving.begin()
+    if faults.wedged:
+        try:
+            request.connection.recv(1)
+        finally:
+            serving.end()
+        raise OSError("the client left a wedged server")
+    if asked.stream:
+        return Response(
+            stream=_stream(serving, asked, faults.request_seconds), content_type="text/event-stream; charset=utf-8"
+        )
+    time.sleep(faults.request_seconds)
+    serving.end(prompt=asked.prompt_tokens, generated=asked.tokens * asked.choices)
+    body = json.dumps(_whole(serving, asked), separators=(",", ":")).encode()
+    return Response(body=body, content_type="application/json")
+
+
+def _read(serving: Serving, request: Request, *, chat: bool) -> _Asked:
+    """Check a request's body as vLLM does, in its order."""
+    try:
+        body = json.loads(request.body)
+    except ValueError:
+        raise RefusedError("1 validation error:\n  {'type': 'json_invalid', 'msg': 'JSON decode error'}",
+                           kind="Bad Request", param="body") from None  # fmt: skip
+    if not isinstance(body, dict):
+        raise RefusedError("1 validation error:\n  {'type': 'dict_type', 'loc': 'body'}", kind="Bad Request")
+    model = body.get("model") or serving.options.served_names[0]
+    if model not in serving.names():
+        known = ", ".join(serving.names())
+        raise RefusedError(f"The model `{model}` does not exist. Valid aliases: {known}.",
+                           status=404, kind="NotFoundError", param="model")  # fmt: skip
+    prompt = body.get("messages") if chat else body.get("prompt")
+    if not prompt:
+        param = "messages" if chat else "prompt"
+        raise RefusedError(
+            f"Either {param} or prompt_embeds must be provided and non-empty. (parameter={param})", param=param
+        )
+    limit = serving.options.max_model_len
+    tokens = body.get("max_completion_tokens") or body.get("max_tokens") or min(DEFAULT_TOKENS, limit)
+    if not isinstance(tokens, int) or tokens < 1:
+        raise RefusedError(f"max_tokens must be at least 1, got {tokens}. (parameter=max_tokens)", param="max_tokens")
+    if tokens > limit:
+        raise RefusedError(
+            f"max_tokens={tokens} cannot be greater than max_model_len={limit}. Please request fewer output tokens. "
+            f"(parameter=max_tokens, value={tokens})",
+            param="max_tokens",
+        )
+    options = body.get("stream_options") or {}
+    return _Asked(
+        chat=chat,
+        model=model,
+        prompt_tokens=max(1, len(json.dumps(prompt).split())),
+        tokens=tokens,
+        choices=body.get("n") or 1,
+        stream=bool(body.get("stream")),
+        usage=bool(options.get("include_usage")),
+    )
+
+
+def _word(index: int) -> str:
+    """The text of a token."""
+    return WORDS[index % len(WORDS)]
+
+
+def _frame(serving: Serving, asked: _Asked, identifier: str, choices: list[_Json]) -> _Json:
+    """The fields that every answer and every part of one have."""
+    kind = "chat.completion" + ".chunk" * asked.stream if asked.chat else "text_completion"
+    return {
+        "id": identifier,
+        "object": kind,
+        "created": int(time.time()),
+        "model": asked.model,
+        "choices": choices,
+        "system_fingerprint": f"vllm-{serving.version}",
+    }
+
+
+def _usage(asked: _Asked) -> _Json:
+    """Count tokens for the answer."""
+    generated = asked.tokens * asked.choices
+    return {
+        "prompt_tokens": asked.prompt_tokens,
+        "total_tokens": asked.prompt_tokens + generated,
+        "completion_tokens": generated,
+    }
+
+
+def _whole(serving: Serving, asked: _Asked) -> _Json:
+    """An answer in one piece."""
+    text = "".join(map(_word, range(asked.tokens)))
+    choices: list[_Json] = []
+    for index in range(asked.choices):
+        said: _Json = {"text": text}
+        if asked.chat:
+            said = {"message": {"role": "assistant", "content": text.lstrip(), "refusal": None, "reasoning": None}}
+        choices.append({"index": index, **said, "logprobs": None, "finish_reason": "length", "stop_reason": None})
+    identifier = new_id("chatcmpl" if asked.chat else "cmpl")
+    return _frame(serving, asked, identifier, choices) | {"usage": _usage(asked)}
+
+
+def _stream(serving: Serving, asked: _Asked, seconds: float) -> Iterator[bytes]:
+    """An answer in server-sent events, one a token, evenly over `seconds`."""
+    identifier = new_id("chatcmpl" if asked.chat else "cmpl")
+    generated = 0
+    try:
+        for number in range(asked.tokens):
+            time.sleep(seconds / asked.tokens)
+            last = number == asked.tokens - 1
+            said: _Json = {"text": _word(number)}
+            if asked.chat:
+                role = {"role": "assistant"} if number == 0 else {}
+                said = {"delta": role | {"content": _word(number)}}
+            part = {"logprobs": None, "finish_reason": "length" if last else None}
+            choices: list[_Json] = [{"index": index, **said, **part} for index in range(asked.choices)]
+            yield _event(_frame(serving, asked, identifier, choices))
+            generated += asked.choices
+        if asked.usage:
+            yield _event(_frame(serving, asked, identifier, []) | {"usage": _usage(asked)})
+        yield b"data: [DONE]\n\n"
+    finally:
+        serving.end(prompt=asked.prompt_tokens, generated=generated)
+
+
+def _event(value: _Json) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"

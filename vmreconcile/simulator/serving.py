@@ -1,0 +1,68 @@
+"""What a running simulated server knows: its options, its adapters, its counters, whether it is dead or stopping.
+
+Owns that knowledge and its lock. Must not speak HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vmreconcile.simulator.faults import Faults
+from vmreconcile.simulator.log import Log
+from vmreconcile.simulator.memory import Found
+from vmreconcile.simulator.options import Options
+
+
+@dataclass(slots=True, kw_only=True)
+class Serving:
+    """One server, shared by the threads of its connections. `adapters` maps a LoRA's name to its path.
+
+    `wake` interrupts the root's sleep, so that it looks at the flags.
+    """
+
+    options: Options
+    version: str
+    memory: Found
+    log: Log
+    faults: Callable[[], Faults]
+    wake: Callable[[], None]
+    runtime_lora: bool
+    api_keys: frozenset[str]
+    adapters: dict[str, str] = field(default_factory=dict)
+    created: int = field(default_factory=lambda: int(time.time()))
+    dead: bool = False
+    stopping: bool = False
+    refused_when_dead: bool = False
+    crash_wanted: bool = False
+    running: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    finished: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self) -> None:
+        """Count a request in."""
+        with self.lock:
+            self.running += 1
+
+    def end(self, *, prompt: int = 0, generated: int = 0) -> None:
+        """Count a request out, with the tokens it took; without tokens it was given up."""
+        with self.lock:
+            self.running -= 1
+            self.prompt_tokens += prompt
+            self.generation_tokens += generated
+            self.finished += bool(generated)
+        self.wake()
+
+    def names(self) -> list[str]:
+        """The names under which completions can be asked for, adapters last."""
+        return [*self.options.served_names, *self.adapters]
+
+
+def new_id(prefix: str) -> str:
+    """Make an identifier like vLLM's: `cmpl-` and 16 hex digits."""
+    return f"{prefix}-{os.urandom(8).hex()}"
