@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     except VmreconcileError as error:
         _say(error, arguments)
         return error.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last net: a traceback shown to a user is a bug
         return _bug(error, arguments)
     return code
 

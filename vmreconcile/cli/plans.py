@@ -17,7 +17,6 @@ from vmreconcile.core.planfile import confirm, parse, render
 from vmreconcile.core.reports import apply_json, plan_json
 from vmreconcile.effects.files import read_text, write_private
 from vmreconcile.errors import UsageError, VmreconcileError
-from vmreconcile.flows.inputs import Inputs
 from vmreconcile.flows.prepare import Prepared, prepared
 from vmreconcile.flows.reconcile import Scope, inventory_digest, observe_and_plan, reconcile, within
 from vmreconcile.model.outcome import Outcome
@@ -51,8 +50,7 @@ def apply(arguments: argparse.Namespace) -> int:
     inputs = inputs_of(arguments)
     with prepared(inputs, reach_of(arguments)) as ready:
         _say_notes(ready)
-        agreed = Agreement(arguments, ready, inputs)
-        return carry_out(arguments, ready, Scope(prune=arguments.prune), agreed)
+        return carry_out(arguments, ready, Scope(prune=arguments.prune), Agreement(arguments, ready))
 
 
 def carry_out(arguments: argparse.Namespace, ready: Prepared, scope: Scope, agreed: Agreement) -> int:
@@ -83,11 +81,10 @@ def _say_notes(ready: Prepared) -> None:
 class Agreement:
     """Shows the plan and decides whether it may be carried out: limits first, then the person at the terminal."""
 
-    def __init__(self, arguments: argparse.Namespace, ready: Prepared, inputs: Inputs) -> None:
+    def __init__(self, arguments: argparse.Namespace, ready: Prepared) -> None:
         """Keep what was said on the command line."""
         self._arguments = arguments
         self._ready = ready
-        self._inputs = inputs
 
     def __call__(self, plan: Plan) -> Plan | None:
         """The plan to carry out, or None where the person said no.

@@ -100,11 +100,11 @@ def _others(plan: Plan, host: str, style: Style) -> list[str]:
             port = f"port {stranger.port}, " if stranger.port else ""
             what = printable(stranger.what)[:LONGEST_VALUE]
             lines.append(f"  {style.paint('· stranger  ', 'dim')}  {port}pid {stranger.pid}, {stranger.user}: {what}")
-    for orphan in plan.orphans:
-        if orphan.host == host and not orphan.server:
-            lines.append(
-                f"  {style.paint('· orphan    ', 'dim')}  pid {orphan.pid} {printable(orphan.title)}, not ours"
-            )
+    lines += [
+        f"  {style.paint('· orphan    ', 'dim')}  pid {orphan.pid} {printable(orphan.title)}, not ours"
+        for orphan in plan.orphans
+        if orphan.host == host and not orphan.server
+    ]
     return lines
 
 

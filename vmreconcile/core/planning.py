@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmreconcile.core.actions import Decision, decide, decide_unclaimed, exists
 from vmreconcile.core.blocks import block_of
@@ -35,6 +35,8 @@ class Options:
     """Servers to act on; None means all. The others are not in the plan."""
     restart: frozenset[ServerId] = frozenset()
     """Servers to restart even where nothing differs."""
+    actions: frozenset[Action] | None = None
+    """Actions that may be planned; None means all. A server that needs another one is left as it is."""
 
 
 def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
@@ -48,7 +50,7 @@ def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
         changes += _plan_host(by_host.get(host.host, []), host, options, unsafe_prune=host.host in shared)
     gone = {unreachable.host for unreachable in view.unreachable}
     return Plan(
-        changes=tuple(sorted(changes, key=lambda change: change.server)),
+        changes=tuple(sorted((_narrowed(change, options) for change in changes), key=lambda change: change.server)),
         strangers=tuple(stranger for host in view.hosts for stranger in host.strangers),
         orphans=tuple(orphan for host in view.hosts for orphan in host.orphans),
         unreachable=view.unreachable,
@@ -56,6 +58,14 @@ def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
             server.id for server in desired.servers if server.id.host in gone and _selected(server.id, options)
         ),
         diagnostics=(*desired.warnings, *shared.values()),
+    )
+
+
+def _narrowed(change: Change, options: Options) -> Change:
+    if options.actions is None or not change.pending or change.action in options.actions:
+        return change
+    return replace(
+        change, action=Action.NOOP, disruptive=False, stops=(), steps=(), gate=None, note="differs: vmreconcile plan"
     )
 
 

@@ -14,7 +14,7 @@ from vmreconcile.model.desired import DesiredFleet
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView
 from vmreconcile.model.outcome import Outcome
-from vmreconcile.model.plan import Plan
+from vmreconcile.model.plan import Action, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class Scope:
     prune: bool = False
     only: frozenset[ServerId] | None = None
     restart: frozenset[ServerId] = frozenset()
+    actions: frozenset[Action] | None = None
 
 
 EVERYTHING = Scope()
@@ -34,7 +35,9 @@ REACHED_BY = ("ansible_connection", "ansible_host", "ansible_port", "vllm_state_
 def observe_and_plan(prepared: Prepared, scope: Scope = EVERYTHING) -> tuple[FleetView, Plan]:
     """Look at every selected host and plan; changes nothing anywhere."""
     view = prepared.fleet.observe(prepared.hosts)
-    options = Options(known=prepared.known, prune=scope.prune, only=scope.only, restart=scope.restart)
+    options = Options(
+        known=prepared.known, prune=scope.prune, only=scope.only, restart=scope.restart, actions=scope.actions
+    )
     return view, make_plan(within(prepared), view, options)
 
 

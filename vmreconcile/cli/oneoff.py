@@ -1,0 +1,50 @@
+"""start, stop, restart: idempotent, for the servers named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vmreconcile.cli.output import inputs_of, note, reach_of
+from vmreconcile.cli.plans import Agreement, carry_out
+from vmreconcile.core.selection import named_servers, with_state
+from vmreconcile.effects.save import save_state
+from vmreconcile.flows.prepare import prepared
+from vmreconcile.flows.reconcile import Scope
+from vmreconcile.model.desired import DesiredState
+from vmreconcile.model.plan import Action
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def start(arguments: argparse.Namespace) -> int:
+    """Start what does not run; a running server whose settings differ is left to apply."""
+    return _set_state(arguments, DesiredState.RUNNING, frozenset({Action.START}))
+
+
+def stop(arguments: argparse.Namespace) -> int:
+    """Stop what runs."""
+    return _set_state(arguments, DesiredState.STOPPED, frozenset({Action.STOP}))
+
+
+def restart(arguments: argparse.Namespace) -> int:
+    """Restart, with the settings that are wanted now."""
+    inputs = inputs_of(arguments)
+    servers = named_servers(arguments.servers, inputs.desired, wanted=DesiredState.RUNNING)
+    with prepared(inputs, reach_of(arguments)) as ready:
+        scope = Scope(only=servers, restart=servers)
+        return carry_out(arguments, ready, scope, Agreement(arguments, ready))
+
+
+def _set_state(arguments: argparse.Namespace, state: DesiredState, actions: frozenset[Action]) -> int:
+    """Write `state:` first, so that a scheduled apply does not undo what was asked for; then carry it out."""
+    inputs = inputs_of(arguments)
+    servers = named_servers(arguments.servers, inputs.desired, wanted=None)
+    if not arguments.no_save:
+        for path in save_state(inputs.documents, arguments.servers, inputs.desired, state):
+            note(f"wrote state: {state.value} to {path}")
+    inputs = replace(inputs, desired=with_state(inputs.desired, servers, state))
+    with prepared(inputs, reach_of(arguments)) as ready:
+        scope = Scope(only=servers, actions=actions)
+        return carry_out(arguments, ready, scope, Agreement(arguments, ready))

@@ -1,0 +1,131 @@
+"""`status` and `show` as a person reads them. Pure."""
+
+from __future__ import annotations
+
+from vmreconcile.cli.render_plan import field_line, value_text
+from vmreconcile.cli.terminal import Style, printable
+from vmreconcile.core.reports import gpu_memory_of, gpus_of
+from vmreconcile.flows.show import Shown
+from vmreconcile.model.observed import FleetView, Phase
+from vmreconcile.model.plan import Change, Field, Plan
+from vmreconcile.model.values import JsonValue
+
+COLOR = {
+    Phase.READY: "green",
+    Phase.STARTING: "yellow",
+    Phase.UNHEALTHY: "red",
+    Phase.CRASHED: "red",
+    Phase.STOPPED: "dim",
+    Phase.ABSENT: "dim",
+    Phase.UNKNOWN: "magenta",
+}
+HEAD = ("SERVER", "PHASE", "ADDRESS", "PID", "GPU", "UP", "VLLM", "RUNTIME", "DRIFT")
+GIB = 1024**3
+
+
+def status_text(view: FleetView, plan: Plan, style: Style) -> str:
+    """A table of servers, then strangers and hosts that could not be seen."""
+    rows = [_row(change, view) for change in plan.changes]
+    rows += [[str(server), "unknown", *[""] * 7] for server in plan.unreachable_servers]
+    widths = [max(len(row[column]) for row in [list(HEAD), *rows]) for column in range(len(HEAD))]
+    lines = [style.paint(_join(list(HEAD), widths), "bold")]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[1] = style.paint(cells[1], COLOR[Phase(row[1])])
+        lines.append("  ".join(cells).rstrip())
+    for stranger in plan.strangers:
+        lines.append(
+            f"stranger on {stranger.host}: pid {stranger.pid}, {stranger.user}: {printable(stranger.what)[:80]}"
+        )
+    for orphan in plan.orphans:
+        lines.append(f"orphan on {orphan.host}: pid {orphan.pid} {printable(orphan.title)}")
+    lines += [f"unreachable: {host.host}: {printable(host.reason)}" for host in plan.unreachable]
+    return "\n".join(lines)
+
+
+def _join(cells: list[str], widths: list[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _row(change: Change, view: FleetView) -> list[str]:
+    host = view.host(change.server.host)
+    observed = host.server(change.server.slug) if host else None
+    process = observed.process if observed else None
+    endpoint = observed.endpoint if observed else None
+    drift = ", ".join(field.path for field in change.fields)
+    return [
+        str(change.server),
+        change.phase.value,
+        f"{endpoint.address}:{endpoint.port}" if endpoint else "",
+        str(process.pid) if process else "",
+        _gpus(change, view),
+        _age(host.now - process.started_at) if host and process else "",
+        (endpoint.version or "") if endpoint else "",
+        observed.runtime if observed else "",
+        drift or (change.reason.value if change.pending else ""),
+    ]
+
+
+def _gpus(change: Change, view: FleetView) -> str:
+    host = view.host(change.server.host)
+    if host is None or not host.gpus:
+        return ""
+    observed = host.server(change.server.slug)
+    used = gpu_memory_of(observed, host) or 0
+    indices = ",".join(str(index) for index in gpus_of(observed, host))
+    return f"{indices} ({used / GIB:.1f} GiB)" if indices else ""
+
+
+def _age(seconds: float) -> str:
+    minutes = int(max(0.0, seconds)) // 60
+    if minutes < 1:
+        return f"{max(0, int(seconds))}s"
+    if minutes < 120:
+        return f"{minutes}m"
+    return f"{minutes // 60}h" if minutes < 48 * 60 else f"{minutes // 1440}d"
+
+
+def show_text(shown: Shown, style: Style) -> str:
+    """One server: what is wanted and where that was said, what is seen, what differs, the argv."""
+    document = shown.document
+    lines = [style.paint(str(document["server"]), "bold"), "wanted"]
+    lines += _values(document["desired"]) or ["  by nobody"]
+    lines.append("observed")
+    if shown.unreachable:
+        lines.append(f"  unreachable: {printable(shown.unreachable.reason)}")
+    observed = document["observed"]
+    if isinstance(observed, dict):
+        lines += [
+            f"  {name:<16} {value_text(value)}" for name, value in observed.items() if value not in (None, [], {})
+        ]
+    drift = document["drift"]
+    if isinstance(drift, list) and drift:
+        lines.append("differs")
+        lines += [f"  {field_line(_field(each), explain=True)}" for each in drift]
+    argv = document["argv"]
+    if isinstance(argv, list):
+        lines += ["argv", *(f"  {printable(str(argument))}" for argument in argv)]
+    return "\n".join(lines)
+
+
+def _field(value: JsonValue) -> Field:
+    data = value if isinstance(value, dict) else {}
+    origin = str(data.get("origin", ""))
+    return Field(path=str(data["path"]), before=data["before"], after=data["after"], origin=origin)
+
+
+def _values(wanted: JsonValue) -> list[str]:
+    if not isinstance(wanted, dict):
+        return []
+    lines = []
+    for name, item in wanted.items():
+        if name in {"args", "env"} and isinstance(item, dict):
+            lines += [_value(f"{name}.{key}", each) for key, each in item.items()]
+        else:
+            lines.append(_value(name, item))
+    return lines
+
+
+def _value(name: str, item: JsonValue) -> str:
+    data = item if isinstance(item, dict) else {}
+    return f"  {name:<28} {value_text(data.get('value')):<30}  {data.get('origin', '')}".rstrip()

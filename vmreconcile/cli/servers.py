@@ -1,0 +1,93 @@
+"""Commands that look at servers: status, show, logs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from vmreconcile.cli.codes import plan_code
+from vmreconcile.cli.output import inputs_of, print_json, reach_of
+from vmreconcile.cli.render_status import show_text, status_text
+from vmreconcile.cli.terminal import printable, style_for
+from vmreconcile.core.reports import status_json
+from vmreconcile.errors import UnreachableError, UsageError
+from vmreconcile.flows.inputs import Inputs
+from vmreconcile.flows.logs import follow_log
+from vmreconcile.flows.prepare import prepared
+from vmreconcile.flows.reconcile import observe_and_plan
+from vmreconcile.flows.show import show_server
+from vmreconcile.model.names import ServerId
+
+if TYPE_CHECKING:
+    import argparse
+
+WATCH_EVERY_S = 2.0
+CLEAR = "\x1b[H\x1b[2J"
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Every server, once or until Ctrl-C."""
+    inputs = inputs_of(arguments)
+    with prepared(inputs, reach_of(arguments)) as ready:
+        while True:
+            view, plan = observe_and_plan(ready)
+            if arguments.json:
+                print_json(status_json(view, plan))
+            else:
+                style = style_for(sys.stdout, no_color=arguments.no_color)
+                head = CLEAR if arguments.watch and sys.stdout.isatty() else ""
+                print(head + status_text(view, plan, style), flush=True)
+            if not arguments.watch:
+                return plan_code(plan, detailed=False)
+            time.sleep(WATCH_EVERY_S)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """One server, wanted beside observed."""
+    inputs = inputs_of(arguments)
+    server = server_named(arguments.server, inputs)
+    arguments.limit = server.host
+    with prepared(inputs, reach_of(arguments)) as ready:
+        shown = show_server(server, ready)
+    if arguments.json:
+        print_json(shown.document)
+    else:
+        print(show_text(shown, style_for(sys.stdout, no_color=arguments.no_color)))
+    return 3 if shown.unreachable else 0
+
+
+def logs(arguments: argparse.Namespace) -> int:
+    """The log of one server."""
+    inputs = inputs_of(arguments)
+    server = server_named(arguments.server, inputs)
+    arguments.limit = server.host
+    lines: list[str] = []
+    with prepared(inputs, reach_of(arguments)) as ready:
+        try:
+            tell = lines.append if arguments.json else _print_line
+            follow_log(server, ready, lines=arguments.lines, follow=arguments.follow, tell=tell)
+        except UnreachableError as error:
+            raise UnreachableError(f"{server.host}: {error.reason}", remedy=error.remedy) from error
+    if arguments.json:
+        print_json({"server": str(server), "lines": list(lines)})
+    return 0
+
+
+def _print_line(line: str) -> None:
+    print(printable(line), flush=True)
+
+
+def server_named(text: str, inputs: Inputs) -> ServerId:
+    """The server that `NAME@HOST` names; its host must be in the inventory.
+
+    Raises:
+        UsageError: where the text or the host is wrong.
+    """
+    try:
+        server = ServerId.parse(text)
+    except ValueError as error:
+        raise UsageError(str(error), remedy="vmreconcile status lists the servers") from error
+    if server.host not in inputs.inventory.hosts:
+        raise UsageError(f"no host {server.host!r} in the inventory", remedy="vmreconcile inventory --hosts all")
+    return server
