@@ -6,7 +6,7 @@ JSON is read by JSON's own rules (`1e5` is a number there, not in YAML) into the
 from __future__ import annotations
 
 import json
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed lacks it
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,7 +147,7 @@ class _JsonReader:
         self._skip()
 
     def _mark(self) -> yaml.Mark:
-        return yaml.Mark("", self._at, self._line, self._at - self._line_start, None, 0)  # type: ignore[arg-type]
+        return yaml.Mark("", self._at, self._line, self._at - self._line_start, None, 0)
 
     def _value(self) -> yaml.Node:
         mark = self._mark()

@@ -26,6 +26,7 @@ _IGNORED_NAMES = ("host_vars", "group_vars", "vars_plugins")
 _IGNORED_ENDINGS = (".pyc", ".pyo", ".swp", ".bak", "~", ".rpm", ".md", ".txt", ".rst", ".orig", ".cfg", ".retry")
 # what ansible-core 2.19 leaves out of a folder
 _YAML_EXTENSIONS = ("", ".yml", ".yaml", ".json")
+_NULL = "tag:yaml.org,2002:null"
 _INIT = "Name the inventory with -i, or write an example with: vmreconcile init"
 
 
@@ -155,16 +156,14 @@ class _Reading:
         if isinstance(root, yaml.MappingNode) and root.value:
             self._yaml(path, root)
             return
-        if root is not None:
+        if root is not None and root.tag != _NULL:
             problems.error(place_of(root, file), "yaml-shape", "holds no groups", remedy="Start with 'all:'.")
+        if not problems.has_errors:
+            self.problems.warn(Place(file=file), "empty-source", "is empty", remedy="Add hosts, or take the file away.")
+            return
         as_ini = Problems()
         ini_groups.add_groups(text, file, Adding(self.draft, as_ini))
-        if as_ini.has_errors and problems.has_errors and not _looks_like_ini(path, text):
-            self.problems.add(problems)
-        else:
-            self.problems.add(as_ini)
-        if all(line.strip()[:1] in ("", "#", ";") for line in text.splitlines()):
-            self.problems.warn(Place(file=file), "empty-source", "is empty", remedy="Add hosts, or take the file away.")
+        self.problems.add(as_ini if not as_ini.has_errors or _looks_like_ini(path, text) else problems)
 
     def _yaml(self, path: Path, root: yaml.MappingNode) -> None:
         plugin = _plugin(root, str(path))

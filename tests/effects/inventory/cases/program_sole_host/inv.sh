@@ -1,0 +1,2 @@
+#!/bin/sh
+echo '{"solo": {"x": "text", "n": 1}, "_meta": {"hostvars": {"solo": {"z": 3}}}}'
