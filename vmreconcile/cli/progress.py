@@ -57,6 +57,10 @@ class Progress:
         color = "green" if result.status is Status.CHANGED else "red"
         self._line(f"{result.server}: {self._style.paint(result.status.value, color)} ({result.seconds:.1f} s)")
 
+    def interrupted(self) -> None:
+        """Say what the first Ctrl-C does."""
+        self._line("interrupted: steps under way are finished, nothing more begins (again: leave at once)")
+
     def close(self) -> None:
         """Take the live line away."""
         if self._spinner:

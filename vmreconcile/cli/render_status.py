@@ -33,12 +33,10 @@ def status_text(view: FleetView, plan: Plan, style: Style) -> str:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         cells[1] = style.paint(cells[1], COLOR[Phase(row[1])])
         lines.append("  ".join(cells).rstrip())
-    for stranger in plan.strangers:
-        lines.append(
-            f"stranger on {stranger.host}: pid {stranger.pid}, {stranger.user}: {printable(stranger.what)[:80]}"
-        )
-    for orphan in plan.orphans:
-        lines.append(f"orphan on {orphan.host}: pid {orphan.pid} {printable(orphan.title)}")
+    lines += [
+        f"stranger on {each.host}: pid {each.pid}, {each.user}: {printable(each.what)[:80]}" for each in plan.strangers
+    ]
+    lines += [f"orphan on {each.host}: pid {each.pid} {printable(each.title)}" for each in plan.orphans]
     lines += [f"unreachable: {host.host}: {printable(host.reason)}" for host in plan.unreachable]
     return "\n".join(lines)
 

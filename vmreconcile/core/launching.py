@@ -36,7 +36,7 @@ def make_launch(server: DesiredServer, host: HostView, catalogue: Catalogue, *, 
         record={
             "server": server.id.local,
             "port": server.port,
-            "env_names": sorted(env_names(server)),
+            "env_names": [*sorted(env_names(server))],
         },
     )
 

@@ -113,7 +113,7 @@ def decision_of(subject: Subject, drift: Drift) -> Decision:
 
 def _leaving(pairs: list[tuple[Subject, Drift]]) -> dict[int, str]:
     """Ports that our own servers give up in this plan, with their slugs."""
-    ports = {}
+    ports: dict[int, str] = {}
     for subject, drift in pairs:
         decision = decision_of(subject, drift)
         moved = any(field.path == "port" for field in drift.settings)
@@ -239,7 +239,7 @@ def digest_of(host: HostView, observed: ObservedServer) -> dict[str, JsonValue]:
         "unit.active": unit.active if unit else None,
         "unit.enabled": unit.enabled if unit else None,
         "unit.text": _sha(unit.text or "") if unit else None,
-        "env_file.names": sorted(env_file.env) if env_file else None,
+        "env_file.names": [*sorted(env_file.env)] if env_file else None,
         "env_file.mtime": env_file.mtime if env_file else None,
     }
 

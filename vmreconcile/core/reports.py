@@ -156,10 +156,10 @@ def result_json(result: Result) -> Json:
 
 def status_json(view: FleetView, plan: Plan) -> Json:
     """`status --json`: every server that is wanted or ours, with its drift."""
+    rows = [status_row(change, view) for change in plan.changes]
     return {
         "format_version": FORMAT_VERSION,
-        "servers": [status_row(change, view) for change in plan.changes]
-        + [_unknown_row(server) for server in plan.unreachable_servers],
+        "servers": [*rows, *map(_unknown_row, plan.unreachable_servers)],
         "strangers": [stranger_json(stranger) for stranger in plan.strangers],
         "orphans": [orphan_json(orphan) for orphan in plan.orphans],
         "unreachable": [unreachable_json(host) for host in plan.unreachable],

@@ -6,6 +6,7 @@ host is taken as one GPU.
 
 from __future__ import annotations
 
+import threading
 import time
 
 from vmreconcile.effects.parallel import for_each
@@ -20,31 +21,49 @@ from vmreconcile.model.plan import Action, Change, Plan, Reason
 
 
 def execute(plan: Plan, run: Run) -> Outcome:
-    """Carry out `plan`; the first Ctrl-C lets running steps end and starts no more, a second one leaves at once."""
-    hosts = sorted({change.server.host for change in plan.changes})
+    """Carry out `plan`; the first Ctrl-C lets running steps end and starts no more, a second one leaves at once.
+
+    Raises:
+        KeyboardInterrupt: at the second Ctrl-C; what the agents are doing goes on to its end.
+    """
     results: list[Result] = []
     lost: list[Unreachable] = []
+    errors: list[BaseException] = []
+    hosts = sorted({change.server.host for change in plan.changes})
 
-    def one(host: str) -> tuple[list[Result], Unreachable | None]:
-        return _host(host, plan.on(host), run)
+    def collect() -> None:
+        for _, done in for_each(hosts, lambda host: _host(host, plan.on(host), run), run.fleet.forks):
+            if isinstance(done, BaseException):
+                errors.append(done)
+                continue
+            results.extend(done[0])
+            lost.extend(done[1])
 
-    for _, done in for_each(hosts, one, run.fleet.forks, on_interrupt=run.stopping.set):
-        if isinstance(done, BaseException):
-            raise done
-        results += done[0]
-        if done[1]:
-            lost.append(done[1])
-    results += [
-        Result(server=server, action=Action.NOOP, status=Status.UNREACHABLE) for server in plan.unreachable_servers
-    ]
+    _wait(threading.Thread(target=collect, daemon=True), run)
+    if errors:
+        raise errors[0]
+    away = [Result(server=server, action=Action.NOOP, status=Status.UNREACHABLE) for server in plan.unreachable_servers]
     return Outcome(
-        results=tuple(sorted(results, key=lambda result: result.server)),
+        results=tuple(sorted([*results, *away], key=lambda result: result.server)),
         unreachable=tuple(sorted((*plan.unreachable, *lost))),
         interrupted=run.stopping.is_set(),
     )
 
 
-def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result], Unreachable | None]:
+def _wait(work: threading.Thread, run: Run) -> None:
+    """Wait for all hosts in a way that Ctrl-C can end."""
+    work.start()
+    while work.is_alive():
+        try:
+            work.join()
+        except KeyboardInterrupt:
+            if run.stopping.is_set():
+                raise
+            run.stopping.set()
+            run.reporter.interrupted()
+
+
+def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result], list[Unreachable]]:
     """All changes of one host, those that free something first."""
     results: list[Result] = []
     queue = sorted(changes, key=_order)
@@ -64,8 +83,8 @@ def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result
             for change in queue
             if change.server not in done
         ]
-        return results, Unreachable(host=host, reason=error.reason, remedy=error.remedy)
-    return results, None
+        return results, [Unreachable(host=host, reason=error.reason, remedy=error.remedy)]
+    return results, []
 
 
 def _order(change: Change) -> tuple[int, ServerId]:

@@ -72,7 +72,7 @@ def prepared(
 
 
 def _real_opener(options: TransportOptions) -> Callable[[Connection], Session]:
-    from vmreconcile.effects.connect import open_session  # noqa: PLC0415 - fabric is slow to import
+    from vmreconcile.effects.session import open_session  # noqa: PLC0415 - kept out of a quick start
 
     return lambda connection: open_session(connection, options)
 

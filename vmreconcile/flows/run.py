@@ -33,6 +33,9 @@ class Reporter(Protocol):
     def ends(self, result: Result) -> None:
         """A server is done."""
 
+    def interrupted(self) -> None:
+        """The person pressed Ctrl-C once: what runs ends, nothing more begins."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
