@@ -31,7 +31,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What profiling finds: GiB for the weights and for the KV cache, its tokens and blocks, and requests of full length at a time.
+    """What profiling finds: GiB of weights and of KV cache, its tokens and blocks, and how many full requests fit.
 
     `failure` names the class in `failures.FAILURES` that ends the start, "" for none.
     """
