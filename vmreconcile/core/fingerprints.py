@@ -13,7 +13,7 @@ HIDDEN = "(hidden)"
 SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH", re.IGNORECASE)
 """Names whose values never leave the host; the agent has the same list (docs/wire.md)."""
 
-SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9]{8,}|://[^/@\s]+:[^/@\s]+@")
+SECRET_VALUE = re.compile(r"(?<![A-Za-z0-9_-])(?:hf_|sk-)[A-Za-z0-9_-]{16,}|://[^/?#\s\"']*:[^/?#\s\"']*@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
