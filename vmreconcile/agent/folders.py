@@ -1,0 +1,273 @@
+"""Our folders and the files in them: where they are, and reading and writing that no other user can subvert.
+
+Every file is written to a new file beside it and renamed; every folder on the way is opened without following links
+and must be the user's own. Decides nothing about contents.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+from .problems import Problem, from_os_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+READ_LIMIT = 1 << 24
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+PREFIX, SUFFIX = "vmreconcile-", ".service"
+
+
+class Folders:
+    """The config and state folders of one user, and the files we keep there."""
+
+    __slots__ = ("config", "home", "state", "uid", "user")
+
+    def __init__(self, config: str, state: str, uid: int, home: str, user: str) -> None:
+        """Take absolute paths; `home` is the passwd database's, not the environment's (sudo leaves that one)."""
+        self.config, self.state, self.uid, self.home, self.user = config, state, uid, home, user
+
+    @classmethod
+    def of(cls, wanted: Any) -> Folders:  # noqa: ANN401 - from the wire, checked here
+        """Read the request's `folders`; None means the user's defaults.
+
+        Raises:
+            Problem: `bad-request` where it is neither null nor two absolute paths.
+        """
+        uid = os.getuid()
+        try:
+            entry = pwd.getpwuid(uid)
+            home, user = entry.pw_dir, entry.pw_name
+        except KeyError:
+            home, user = os.environ.get("HOME", "/"), str(uid)
+        if wanted is None and uid == 0:
+            return cls("/etc/vmreconcile", "/var/lib/vmreconcile", uid, home, user)
+        if wanted is None:
+            return cls(home + "/.config/vmreconcile", home + "/.local/state/vmreconcile", uid, home, user)
+        paths = [wanted.get(key) for key in ("config", "state")] if isinstance(wanted, dict) else []
+        if len(paths) != 2 or not all(isinstance(path, str) and path for path in paths):
+            raise Problem("bad-request", "folders is null or has config and state")
+        config, state = (os.path.normpath(home + path[1:] if path.startswith("~/") else path) for path in paths)
+        if not config.startswith("/") or not state.startswith("/"):
+            raise Problem("bad-request", "folders are absolute paths")
+        return cls(config, state, uid, home, user)
+
+    def env_file(self, slug: str) -> str:
+        """The env file of a server."""
+        return "{}/env/{}.env".format(self.config, slug)
+
+    def record(self, slug: str) -> str:
+        """The ownership record of a server."""
+        return "{}/servers/{}.json".format(self.state, slug)
+
+    def log(self, slug: str) -> str:
+        """The log of a server of runtime `process`."""
+        return "{}/log/{}.log".format(self.state, slug)
+
+    def unit_folder(self) -> str:
+        """Where this user's unit files are."""
+        return "/etc/systemd/system" if self.uid == 0 else self.home + "/.config/systemd/user"
+
+    def base_of(self, path: str) -> str:
+        """Say which of our folders a path is in.
+
+        Raises:
+            Problem: `not-ours` where it is in none and is no unit file of ours.
+        """
+        if os.path.normpath(path) == path and "\0" not in path:
+            for base in (self.config, self.state):
+                if path.startswith(base + "/"):
+                    return base
+            folder, _, name = path.rpartition("/")
+            if folder == self.unit_folder() and slug_of_unit(name):
+                return folder
+        raise Problem("not-ours", "{}: neither in our folders nor a unit of ours".format(path), path)
+
+
+def is_slug(text: object) -> bool:
+    """Whether `text` is a server's name on its host: `NAME` or `NAME_N`."""
+    if not isinstance(text, str) or not text.isascii():
+        return False
+    name, underscore, number = text.partition("_")
+    if underscore and not (number.isdigit() and len(number) <= 4):
+        return False
+    letters = name.replace(".", "a").replace("-", "a")
+    return 0 < len(name) <= 63 and name[0] not in ".-" and letters.isalnum() and letters == letters.lower()
+
+
+def slug_of_unit(name: str) -> str:
+    """The server that a unit's name stands for; "" where it is no unit of ours."""
+    if name.startswith(PREFIX) and name.endswith(SUFFIX):
+        slug = name[len(PREFIX) : -len(SUFFIX)]
+        return slug if is_slug(slug) else ""
+    return ""
+
+
+def _check(fd: int, path: str, uid: int) -> None:
+    """A folder of ours belongs to us and only we write there."""
+    seen = os.fstat(fd)
+    if seen.st_uid != uid:
+        raise Problem("unsafe-path", "{}: belongs to uid {}, not to {}".format(path, seen.st_uid, uid), path)
+    if seen.st_mode & 0o022:
+        raise Problem(
+            "unsafe-path", "{}: others may write there (mode {:04o})".format(path, seen.st_mode & 0o7777), path
+        )
+
+
+def _check_above(path: str, uid: int) -> None:
+    """Whoever may rename our folder could put another in its place: the folder above must forbid that."""
+    above = os.path.dirname(path)
+    seen = os.stat(above)
+    if seen.st_uid not in (0, uid) or (seen.st_mode & 0o022 and not seen.st_mode & 0o1000):
+        raise Problem("unsafe-path", "{}: others could replace {} in it".format(above, os.path.basename(path)), above)
+
+
+def open_folder(path: str, base: str, uid: int, create: bool) -> int:  # noqa: FBT001 - reads well at its two callers
+    """Open folder `path`, at or below `base`, following no link from `base` on; with `create`, make what is missing.
+
+    Raises:
+        Problem: `unsafe-path`, or as the operating system refused.
+    """
+    here = base
+    try:
+        if create and not os.path.lexists(base):
+            os.makedirs(os.path.dirname(base), 0o755 if uid == 0 else 0o700, exist_ok=True)
+            os.mkdir(base, 0o700)
+        _check_above(base, uid)
+        fd = os.open(base, FOLDER)
+        try:
+            _check(fd, here, uid)
+            for part in path[len(base) :].strip("/").split("/"):
+                if not part:
+                    continue
+                here += "/" + part
+                fd = _descend(fd, part, create)
+                _check(fd, here, uid)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise from_os_error(error, here) from None
+    return fd
+
+
+def _descend(fd: int, part: str, create: bool) -> int:  # noqa: FBT001 - as in its caller
+    """Open `part` in the open folder `fd`, which is closed."""
+    if create:
+        try:
+            os.mkdir(part, 0o700, dir_fd=fd)
+        except FileExistsError:
+            pass
+    below = os.open(part, FOLDER, dir_fd=fd)
+    os.close(fd)
+    return below
+
+
+def read_file(path: str, uid: int) -> tuple[bytes, os.stat_result] | None:
+    """Read a regular file without following a link at its end; None where there is none.
+
+    Raises:
+        Problem: `unsafe-path` where it is a link, no regular file or another user's; or as the system refused.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise from_os_error(error, path) from None
+    with open(fd, "rb", buffering=0) as file:
+        seen = os.fstat(fd)
+        if seen.st_mode >> 12 != 8:
+            raise Problem("unsafe-path", path + ": not a regular file", path)
+        if seen.st_uid not in (uid, 0):
+            raise Problem("unsafe-path", "{}: belongs to uid {}".format(path, seen.st_uid), path)
+        data = b""
+        while len(data) <= READ_LIMIT:
+            block = file.read(READ_LIMIT)
+            if not block:
+                return data, seen
+            data += block
+    raise Problem("too-large", "{}: larger than {} bytes".format(path, READ_LIMIT), path)
+
+
+def write_file(path: str, base: str, uid: int, data: bytes, mode: int) -> bool:
+    """Put `data` at `path` with `mode`, whole or not at all; False where it was so already.
+
+    Raises:
+        Problem: `unsafe-path`, `disk-full`, `read-only`, `permission-denied`; the old file is then untouched.
+    """
+    folder, _, name = path.rpartition("/")
+    fd = _open_for(folder, base, uid, create=True)
+    try:
+        if _same(fd, name, uid, data, mode):
+            return False
+        _replace(fd, name, data, mode)
+    except OSError as error:
+        raise from_os_error(error, path) from None
+    finally:
+        os.close(fd)
+    return True
+
+
+def _open_for(folder: str, base: str, uid: int, *, create: bool) -> int:
+    """Open one of our folders, or systemd's own for units, which is not ours to judge."""
+    if not base.endswith(("/systemd/system", "/systemd/user")):
+        return open_folder(folder, base, uid, create)
+    try:
+        os.makedirs(folder, 0o755, exist_ok=True)
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise from_os_error(error, folder) from None
+
+
+def _same(folder: int, name: str, uid: int, data: bytes, mode: int) -> bool:
+    """Whether the file is already as it should be."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError:
+        return False
+    with open(fd, "rb", buffering=0) as file:
+        seen = os.fstat(fd)
+        wanted = seen.st_mode == 0o100000 | mode and seen.st_uid == uid and seen.st_size == len(data)
+        return wanted and file.readall() == data
+
+
+def _replace(folder: int, name: str, data: bytes, mode: int) -> None:
+    """Write a new file beside `name`, sync it, rename it over, sync the folder."""
+    part = ".{}.new".format(name)
+    try:
+        os.unlink(part, dir_fd=folder)  # left by a run that was killed; the lock says that nobody writes it now
+    except FileNotFoundError:
+        pass
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+    try:
+        with open(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(part, dir_fd=folder)
+        raise
+    os.fsync(folder)
+
+
+def remove_file(path: str, base: str, uid: int) -> bool:
+    """Remove a file of ours; False where there was none."""
+    folder, _, name = path.rpartition("/")
+    if not os.path.lexists(path):
+        return False
+    fd = _open_for(folder, base, uid, create=False)
+    try:
+        os.unlink(name, dir_fd=fd)
+        os.fsync(fd)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise from_os_error(error, path) from None
+    finally:
+        os.close(fd)
+    return True

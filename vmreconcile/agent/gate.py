@@ -1,0 +1,115 @@
+"""The request `gate`: is a server really serving? Health, its models, and one real token.
+
+/health stays 200 on a wedged engine, so only a completion counts (vllm#39863). The API key never leaves the host, and
+is shown only to a port that our own process listens on.
+"""
+
+from __future__ import annotations
+
+import time
+
+from . import jsontext, masks, stop, survey
+from .classify import classify
+from .endpoint import Exchange, fetch, parse_models
+from .folders import Folders, is_slug
+from .observe import option
+from .problems import Problem
+from .sockets import Listeners
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from .frames import Channel
+
+ATTEMPTS = (
+    ("/v1/completions", {"prompt": "1", "max_tokens": 1, "temperature": 0}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "1"}], "max_tokens": 1, "temperature": 0}),
+    ("/v1/embeddings", {"input": "1"}),
+    ("/pooling", {"input": "1"}),
+)
+NOT_THIS_ONE = (400, 404, 405, 422, 501)
+SHOWN = 300
+
+
+def gate(request: dict[str, Any], folders: Folders, channel: Channel, progress: Callable[..., None]) -> dict[str, Any]:
+    """Answer `health`, `models` and `completion` of a server.
+
+    Raises:
+        Problem: `bad-request`.
+    """
+    del channel, progress
+    slug, port, address = request.get("slug"), request.get("port"), request.get("address", "")
+    timeout = request.get("timeout", 30.0)
+    good = is_slug(slug) and type(port) is int and 0 < port < 65536 and isinstance(address, str)
+    if not good or not isinstance(timeout, (int, float)) or not 0 < timeout <= 3600:
+        raise Problem("bad-request", "gate needs slug, address, port and timeout")
+    until = time.monotonic() + timeout
+    where = (address, int(str(port)))
+    problem, key = _key(str(slug), where[1], folders)
+    answer: dict[str, Any] = {"health": None, "models": [], "problem": problem, "completion": None}
+    if problem is not None:
+        return answer
+    health, models = Exchange(*where, "/health", key), Exchange(*where, "/v1/models", key)
+    fetch([health, models], min(timeout, 10.0))
+    answer["health"] = health.status or None
+    answer["problem"] = health.problem or None
+    listed = models.json() if models.status == 200 else None
+    answer["models"] = parse_models(listed)
+    if request.get("completion", True) and health.status == 200:
+        name = _first_model(listed)
+        answer["completion"] = complete(where, name, key, until) if name else _failed("/v1/models names no model")
+    return answer
+
+
+def _key(slug: str, port: int, folders: Folders) -> tuple[str | None, str]:
+    """Who listens there and with which API key: (why it is not our server, the key)."""
+    known = stop.known_now(folders, with_units=True)
+    verdict = classify(survey.processes(known), known)
+    root = verdict.roots.get(slug)
+    if root is None:
+        return "no process of this server runs", ""
+    listeners = Listeners()
+    ports = listeners.of([root.pid, *(child.pid for child in verdict.children[root.pid])])
+    if port not in {number for _, number in ports}:
+        taken = [str(pid or "?") for _, pid, _ in listeners.taken([port])]
+        if taken:
+            return "port {} is held by pid {}, which is not this server".format(port, taken[0]), ""
+        return "not listening on port {}".format(port), ""
+    entries = survey.Survey(folders).environment(slug)[0]
+    return None, entries.get("VLLM_API_KEY", "") or option(root.argv, "--api-key", "")
+
+
+def _first_model(listed: Any) -> str:  # noqa: ANN401 - whatever the server says
+    """The model that the server was started with; adapters come after it."""
+    rows = listed.get("data") if isinstance(listed, dict) else None
+    first = rows[0] if isinstance(rows, list) and rows else None
+    name = first.get("id") if isinstance(first, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _failed(problem: str, seconds: float = 0.0) -> dict[str, Any]:
+    """A completion that was none."""
+    return {"ok": False, "seconds": round(seconds, 3), "problem": masks.mask_text(problem)[:SHOWN]}
+
+
+def complete(where: tuple[str, int], model: str, key: str, until: float) -> dict[str, Any]:
+    """Ask for one token, by the first of the routes that this model serves."""
+    begun = time.monotonic()
+    said = ""
+    for path, body in ATTEMPTS:
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        exchange = Exchange(*where, path, key, jsontext.dumps(dict(body, model=model)).encode("ascii"))
+        fetch([exchange], left)
+        if exchange.status == 200:
+            return {"ok": True, "seconds": round(time.monotonic() - begun, 3), "problem": None, "path": path}
+        what = exchange.problem or "status {} {}".format(
+            exchange.status, exchange.body[:SHOWN].decode("utf-8", "replace")
+        )
+        said = said or "{}: {}".format(path, what)
+        if exchange.status not in NOT_THIS_ONE:
+            said = "{}: {}".format(path, what)
+            break
+    return _failed(said or "no time left", time.monotonic() - begun)

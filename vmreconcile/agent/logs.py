@@ -1,0 +1,140 @@
+"""The request `log`: the last lines of a server's log, and what follows, wherever its runtime keeps it."""
+
+from __future__ import annotations
+
+import os
+
+from . import command, masks, survey, units
+from .folders import PREFIX, SUFFIX, Folders, is_slug
+from .problems import Problem, from_os_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from .frames import Channel
+
+BLOCK = 1 << 16
+BATCH = 500
+LOOK_S = 0.4
+LINE_LIMIT = 1 << 14
+
+
+class Lines:
+    """Bytes in, whole lines out, with the server's own secrets masked."""
+
+    def __init__(self, secrets: tuple[str, ...], progress: Callable[..., None]) -> None:
+        """Take the values that must not be shown, and where the lines go."""
+        self.secrets = secrets
+        self.progress = progress
+        self.rest = b""
+
+    def feed(self, data: bytes, *, last: bool = False) -> None:
+        """Send on the lines that are complete; with `last`, the rest too."""
+        *whole, self.rest = (self.rest + data).split(b"\n")
+        if len(self.rest) > LINE_LIMIT or (last and self.rest):
+            whole.append(self.rest)
+            self.rest = b""
+        shown = [self._shown(line) for line in whole]
+        for at in range(0, len(shown), BATCH):
+            self.progress(lines=shown[at : at + BATCH])
+
+    def _shown(self, line: bytes) -> str:
+        """One line as it may leave the host."""
+        text = line[:LINE_LIMIT].decode("utf-8", "backslashreplace").rstrip("\r")
+        for secret in self.secrets:
+            text = text.replace(secret, masks.STARS)
+        return masks.mask_text(text)
+
+
+def log(request: dict[str, Any], folders: Folders, channel: Channel, progress: Callable[..., None]) -> dict[str, Any]:
+    """Send a server's log; with `follow`, until the controller closes its end or asks something else.
+
+    Raises:
+        Problem: `bad-request`, or `no-log` where the server has none.
+    """
+    slug, count = request.get("slug"), request.get("lines", 200)
+    if not is_slug(slug) or not isinstance(count, int) or count < 0:
+        raise Problem("bad-request", "log needs a slug and a number of lines")
+    seen = survey.Survey(folders)
+    entries = seen.environment(str(slug))[0]
+    secrets = sorted({value for name, value in entries.items() if masks.is_secret_name(name) and len(value) >= 6})
+    lines = Lines(tuple(secrets), progress)
+    follow = channel if request.get("follow") else None
+    if units.is_unit_record(seen.records.get(str(slug))) or _has_unit(str(slug), folders):
+        _journal(str(slug), count, lines, (folders, follow))
+    else:
+        _file(folders.log(str(slug)), count, lines, follow)
+    return {}
+
+
+def _has_unit(slug: str, folders: Folders) -> bool:
+    """Whether a unit file of this server is there."""
+    return os.path.exists("{}/{}{}{}".format(folders.unit_folder(), PREFIX, slug, SUFFIX))
+
+
+def tail_offset(fd: int, count: int) -> int:
+    """Where the last `count` lines of a file begin."""
+    at = os.fstat(fd).st_size
+    if count == 0 or at == 0:
+        return at
+    wanted = count + (os.pread(fd, 1, at - 1) == b"\n")
+    while at > 0:
+        start = max(at - BLOCK, 0)
+        block = os.pread(fd, at - start, start)
+        here = block.rfind(b"\n")
+        while here >= 0:
+            wanted -= 1
+            if wanted == 0:
+                return start + here + 1
+            here = block.rfind(b"\n", 0, here)
+        at = start
+    return 0
+
+
+def _file(path: str, count: int, lines: Lines, follow: Channel | None) -> None:
+    """Send the end of a log file, and what is appended while it is followed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise Problem("no-log", path + ": no log yet", path) from None
+    except OSError as error:
+        raise from_os_error(error, path) from None
+    try:
+        os.lseek(fd, tail_offset(fd, count), os.SEEK_SET)
+        while True:
+            data = os.read(fd, BLOCK)
+            if data:
+                lines.feed(data)
+            elif follow is None or follow.interrupted(LOOK_S):
+                break
+        lines.feed(b"", last=True)
+    finally:
+        os.close(fd)
+
+
+def _journal(slug: str, count: int, lines: Lines, where: tuple[Folders, Channel | None]) -> None:
+    """Send what the journal has of a unit; followed, until the controller says something."""
+    folders, follow = where
+    scope = units.scope(folders.uid)
+    unit = PREFIX + slug + SUFFIX
+    chosen = "--unit=" + unit if scope == "system" else "--user-unit=" + unit
+    argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--all", chosen, "--lines={}".format(count)]
+    environment = command.environment(units.surroundings(scope, folders.uid))
+    pid, source = command.start([*argv, "--follow"] if follow else argv, environment)
+    try:
+        os.set_blocking(source, follow is None)
+        while True:
+            try:
+                data = os.read(source, BLOCK)
+            except BlockingIOError:
+                if follow is not None and follow.interrupted(LOOK_S):
+                    break
+                continue
+            if not data:
+                break
+            lines.feed(data)
+        lines.feed(b"", last=True)
+    finally:
+        os.close(source)
+        command.end(pid)

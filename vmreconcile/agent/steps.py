@@ -1,0 +1,256 @@
+"""The request `steps`: one function a step, by name; carried out in order, under the host's lock, until one fails."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from . import envfile, jsontext, stop, survey
+from .classify import classify
+from .folders import Folders, is_slug, open_folder, read_file, remove_file, write_file
+from .problems import Problem, from_os_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from .frames import Channel
+
+    Step = dict[str, Any]
+    Run = Callable[[Step, Folders], Step]
+
+LOCK_S = 60.0
+FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "write-file": {"path": (str,), "content": (str,), "mode": (int,)},
+    "write-env": {"path": (str,), "entries": (list,)},
+    "remove-file": {"path": (str,)},
+    "write-record": {"slug": (str,), "record": (dict,)},
+    "remove-server": {"slug": (str,)},
+    "systemctl": {"verb": (str,)},
+    "stop-unit": {"unit": (str,), "grace_s": (int, float)},
+    "enable-linger": {},
+    "spawn": {"slug": (str,), "argv": (list,), "env_path": (str,), "log_path": (str,), "record": (dict,)},
+    "stop-process": {
+        "slug": (str,), "pid": (int,), "start_ticks": (int,), "boot_id": (str,), "grace_s": (int, float),
+    },
+    "end-orphans": {"slug": (str,), "processes": (list,), "grace_s": (int, float)},
+}  # fmt: skip
+
+
+def steps(request: dict[str, Any], folders: Folders, channel: Channel, progress: Callable[..., None]) -> dict[str, Any]:
+    """Carry out every step of a request; what was secret in it is forgotten before the answer.
+
+    Raises:
+        Problem: of the first step that fails, with `index`; the steps before it are done, those after it are not.
+    """
+    del channel
+    secrets = request.pop("secrets", None) or {}
+    wanted = request.get("steps")
+    if not isinstance(wanted, list) or not isinstance(secrets, dict):
+        raise Problem("bad-request", "steps is a list, secrets an object")
+    changed = False
+    checked = [_at(index, _checked, step) for index, step in enumerate(wanted)]
+    lock = hold_lock(folders, float(request.get("lock_timeout", LOCK_S)))
+    try:
+        for index, (step, run) in enumerate(checked):
+            begun = time.monotonic()
+            if step["step"] == "write-env":
+                step = dict(step, secrets=secrets)  # noqa: PLW2901 - only this step ever sees them
+            result = _at(index, run, step, folders)
+            changed = changed or bool(result["changed"])
+            progress(index=index, seconds=round(time.monotonic() - begun, 3), **result)
+    finally:
+        secrets.clear()
+        os.close(lock)
+    return {"changed": changed}
+
+
+def _at(index: int, call: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - passes through
+    """Note in a problem which step it was."""
+    try:
+        return call(*arguments)
+    except Problem as problem:
+        problem.index = index  # type: ignore[attr-defined]
+        raise
+    except OSError as error:
+        problem = from_os_error(error, str(error.filename or "?"))
+        problem.index = index  # type: ignore[attr-defined]
+        raise problem from None
+
+
+def _checked(step: Any) -> tuple[Step, Run]:  # noqa: ANN401 - from the wire
+    """Make sure of a step's name and the kinds of its fields, before the first one runs."""
+    name = step.get("step") if isinstance(step, dict) else None
+    if name not in FIELDS:
+        raise Problem("bad-request", "no step is called {!r}".format(str(name)[:40]))
+    for field, kinds in FIELDS[name].items():
+        if not isinstance(step.get(field), kinds) or isinstance(step.get(field), bool):
+            raise Problem("bad-request", "{}: {} is missing or of the wrong kind".format(name, field))
+    if "slug" in FIELDS[name] and not is_slug(step["slug"]):
+        raise Problem("bad-request", "{}: {!r} is no server's name".format(name, step["slug"][:80]))
+    if step.get("scope") not in (None, "system", "user"):
+        raise Problem("bad-request", "{}: scope is system or user".format(name))
+    return step, registry()[name]
+
+
+def hold_lock(folders: Folders, timeout: float) -> int:
+    """Hold `<state>/lock`: steps of one host go one after the other. Closing the descriptor lets it go.
+
+    Raises:
+        Problem: `locked` after `timeout` seconds, naming the holder.
+    """
+    path = folders.state + "/lock"
+    until = time.monotonic() + timeout
+    while True:
+        folder = open_folder(folders.state, folders.state, folders.uid, create=True)
+        try:
+            fd = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+        except OSError as error:
+            raise from_os_error(error, path) from None
+        finally:
+            os.close(folder)
+        if _lock(fd, path):
+            return fd
+        holder = os.pread(fd, 40, 0).decode("ascii", "replace").strip()
+        os.close(fd)
+        if time.monotonic() >= until:
+            raise Problem("locked", "another run is at work on this host (pid {})".format(holder or "?"), path)
+        time.sleep(0.1)
+
+
+def _lock(fd: int, path: str) -> bool:
+    """Try once; a lock on a file that was removed meanwhile is none."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(path).st_ino != os.fstat(fd).st_ino:
+            return False
+    except OSError:
+        return False
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode("ascii"), 0)
+    except OSError:
+        pass  # a full disk: the lock is held all the same, only its holder is not named
+    return True
+
+
+def write_any_file(step: Step, folders: Folders) -> Step:
+    """A file of ours or a unit of ours."""
+    mode = step["mode"]
+    if mode & ~0o755:
+        raise Problem("bad-request", "write-file: mode {:o} lets others write".format(mode))
+    try:
+        data = step["content"].encode("utf-8")
+    except UnicodeEncodeError:
+        raise Problem("bad-request", "write-file: the content is not text", step["path"]) from None
+    path = step["path"]
+    return {"changed": write_file(path, folders.base_of(path), folders.uid, data, mode)}
+
+
+def write_env(step: Step, folders: Folders) -> Step:
+    """The env file, 0600; secrets are put in here and nowhere else."""
+    entries = []
+    for entry in step["entries"]:
+        try:
+            name, content = entry
+            value = content["value"] if "value" in content else step["secrets"].get(content["secret"])
+        except (TypeError, ValueError, KeyError):
+            raise Problem("bad-request", "write-env: an entry is [name, {value} or {secret}]") from None
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise Problem("bad-request", "write-env: no text for {!r}".format(name))
+        entries.append((name, value))
+    try:
+        data = envfile.render(entries).encode("utf-8")
+    except ValueError as error:
+        raise Problem("bad-env", str(error), step["path"]) from None
+    path = step["path"]
+    return {"changed": write_file(path, folders.base_of(path), folders.uid, data, 0o600)}
+
+
+def remove_any_file(step: Step, folders: Folders) -> Step:
+    """A file of ours or a unit of ours; one that is not there is no error."""
+    return {"changed": remove_file(step["path"], folders.base_of(step["path"]), folders.uid)}
+
+
+def write_record(step: Step, folders: Folders) -> Step:
+    """The ownership record. What a running process is known by is kept: without it, it would be a stranger."""
+    path = folders.record(step["slug"])
+    record = dict(step["record"])
+    try:
+        old = survey.parse_record(read_file(path, folders.uid), path) or {}
+    except Problem:
+        old = {}
+    if old.get("runtime") == record.get("runtime") == "process":
+        for key in ("pid", "start_ticks", "boot_id"):
+            if key in old:
+                record.setdefault(key, old[key])
+    data = (jsontext.dumps(record) + "\n").encode("ascii")
+    return {"changed": write_file(path, folders.state, folders.uid, data, 0o600)}
+
+
+def remove_server(step: Step, folders: Folders) -> Step:
+    """Everything we keep about a server, and our folders with the last one.
+
+    Raises:
+        Problem: `still-running`: without its record, a process of ours would become a stranger.
+    """
+    slug = step["slug"]
+    known = stop.known_now(folders, with_units=True)
+    verdict = classify(survey.processes(known), known)
+    if slug in verdict.roots or verdict.orphans.get(slug):
+        raise Problem("still-running", "{} is still running".format(slug))
+    paths = (folders.env_file(slug), folders.log(slug), folders.record(slug))
+    changed = [remove_file(path, folders.base_of(path), folders.uid) for path in paths]
+    empty = [
+        _remove_folder(path) for path in (folders.config + "/env", folders.state + "/log", folders.state + "/servers")
+    ]
+    if all(empty):
+        _remove_rest(folders)
+    return {"changed": any(changed)}
+
+
+def _remove_folder(path: str) -> bool:
+    """Remove an empty folder; False where something is in it."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _remove_rest(folders: Folders) -> None:
+    """With the last server goes what we keep for ourselves: the agent's cache and the lock."""
+    cache = folders.state + "/agent"
+    try:
+        names = os.listdir(cache)
+    except OSError:
+        names = []
+    for path in [*(cache + "/" + name for name in names), folders.state + "/lock"]:
+        try:
+            os.unlink(path)
+        except OSError:
+            continue  # not ours to force; the folder then stays
+    for folder in (cache, folders.config, folders.state):
+        _remove_folder(folder)
+
+
+def registry() -> dict[str, Run]:
+    """Every step by its name on the wire."""
+    from . import spawn, systemd  # noqa: PLC0415 - loaded only where steps run
+
+    return {
+        "write-file": write_any_file,
+        "write-env": write_env,
+        "remove-file": remove_any_file,
+        "write-record": write_record,
+        "remove-server": remove_server,
+        "systemctl": systemd.systemctl,
+        "stop-unit": systemd.stop_unit,
+        "enable-linger": systemd.enable_linger,
+        "spawn": spawn.spawn,
+        "stop-process": stop.stop_process,
+        "end-orphans": stop.end_orphans,
+    }

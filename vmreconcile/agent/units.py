@@ -1,0 +1,141 @@
+"""systemd: what `systemctl show` says of our units. Starts at most one program, and none where we have no unit."""
+
+from __future__ import annotations
+
+import os
+
+from . import command
+from .folders import PREFIX, SUFFIX, Folders, slug_of_unit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterable
+
+PROPERTIES = (
+    "Id,LoadState,ActiveState,SubState,Result,UnitFileState,NRestarts,MainPID,ExecMainCode,ExecMainStatus,"
+    "FragmentPath,DropInPaths,NeedDaemonReload,ControlGroup,TimeoutStopUSec"
+)
+BOOTED = "/run/systemd/system"
+EXITED = "1"
+LIBRARIES = (
+    "/usr/lib/systemd",
+    "/lib/systemd",
+    "/usr/lib/x86_64-linux-gnu/systemd",
+    "/usr/lib/aarch64-linux-gnu/systemd",
+)
+
+
+def scope(uid: int) -> str:
+    """Root's units are the system's, everybody else's their own manager's."""
+    return "system" if uid == 0 else "user"
+
+
+def arguments(wanted: str) -> list[str]:
+    """How systemctl or journalctl is told the scope."""
+    return ["--user"] if wanted == "user" else ["--system"]
+
+
+def surroundings(wanted: str, uid: int) -> dict[str, str]:
+    """What systemctl needs to find a user's manager when no login session says it."""
+    if wanted != "user":
+        return {}
+    runtime = "/run/user/{}".format(uid)
+    return {"XDG_RUNTIME_DIR": runtime, "DBUS_SESSION_BUS_ADDRESS": "unix:path={}/bus".format(runtime)}
+
+
+def version() -> int | None:
+    """systemd's version by the name of its own library, else by asking it; None where it does not run this host."""
+    if not os.path.isdir(BOOTED):
+        return None
+    for folder in LIBRARIES:
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            if name.startswith("libsystemd-shared-"):
+                digits = name[len("libsystemd-shared-") :].partition(".")[0].partition("-")[0]
+                if digits.isdigit():
+                    return int(digits)
+    words = command.run(["systemctl", "--version"], 10)[1].split()
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+
+
+def lingering(user: str) -> bool:
+    """Whether a user's manager outlives the login (loginctl enable-linger)."""
+    return os.path.exists("/var/lib/systemd/linger/" + user)
+
+
+def names(folders: Folders, records: dict[str, Any]) -> list[str]:
+    """Our units: those with a file, with a cgroup, or with a record that says systemd."""
+    found = {"{}{}{}".format(PREFIX, slug, SUFFIX) for slug, record in records.items() if is_unit_record(record)}
+    places = [folders.unit_folder()]
+    if folders.uid == 0:
+        places += ["/sys/fs/cgroup/system.slice", "/sys/fs/cgroup/systemd/system.slice"]
+    for place in places:
+        try:
+            entries = os.listdir(place)
+        except OSError:
+            continue
+        found.update(name for name in entries if slug_of_unit(name))
+    return sorted(found)
+
+
+def is_unit_record(record: object) -> bool:
+    """Whether a record is of runtime `systemd`."""
+    return isinstance(record, dict) and record.get("runtime") == "systemd"
+
+
+def show(wanted: Iterable[str], uid: int) -> dict[str, dict[str, str]]:
+    """Properties by unit name, with one call of systemctl.
+
+    Raises:
+        Problem: where systemctl is missing or does not answer.
+    """
+    where = scope(uid)
+    argv = ["systemctl", *arguments(where), "show", "--no-pager", "--property=" + PROPERTIES, "--", *wanted]
+    return parse_show(command.run(argv, 20, surroundings(where, uid))[1])
+
+
+def parse_show(text: str) -> dict[str, dict[str, str]]:
+    """Split `systemctl show`: blocks of KEY=VALUE, a blank line between them."""
+    found = {}
+    for block in text.split("\n\n"):
+        pairs = (line.partition("=") for line in block.splitlines() if "=" in line)
+        properties = {key: value for key, _, value in pairs}
+        if "Id" in properties:
+            found[properties["Id"]] = properties
+    return found
+
+
+def number(text: str | None) -> int:
+    """A count that systemd may leave empty or unset."""
+    return int(text) if text and text.isdigit() else 0
+
+
+def exit_code(properties: dict[str, str]) -> int | None:
+    """How the main process last ended: its status, or minus the signal; None while it runs or never ran."""
+    code = properties.get("ExecMainCode", "0")
+    if code == "0":
+        return None
+    status = number(properties.get("ExecMainStatus"))
+    return status if code == EXITED else -status
+
+
+def described(name: str, properties: dict[str, str], text: str | None) -> dict[str, Any]:
+    """A unit in the wire's form; `text` is its file's."""
+    return {
+        "name": name,
+        "path": properties.get("FragmentPath") or None,
+        "load": properties.get("LoadState", ""),
+        "active": properties.get("ActiveState", ""),
+        "sub": properties.get("SubState", ""),
+        "result": properties.get("Result", ""),
+        "enabled": properties.get("UnitFileState", ""),
+        "restarts": number(properties.get("NRestarts")),
+        "main_pid": number(properties.get("MainPID")) or None,
+        "exit_code": exit_code(properties),
+        "text": text,
+        "drop_ins": sorted(properties.get("DropInPaths", "").split()),
+        "needs_reload": properties.get("NeedDaemonReload") == "yes",
+    }
