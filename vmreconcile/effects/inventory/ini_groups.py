@@ -31,6 +31,15 @@ class _Waiting:
 
 def add_groups(text: str, file: str, adding: Adding) -> None:
     """Add everything in an INI inventory."""
+    if text.startswith("\ufeff"):
+        adding.problems.error(
+            Place(file=file, line=1, column=1),
+            "byte-order-mark",
+            "starts with a byte order mark",
+            why="Ansible takes it for a part of the first name.",
+            remedy="Save the file as UTF-8 without one.",
+        )
+        return
     reader = _IniReader(file, adding)
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()

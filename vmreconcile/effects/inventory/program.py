@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vmreconcile.effects.inventory.adding import Adding
@@ -100,16 +101,23 @@ def _run(argv: Sequence[str], environ: Mapping[str, str], timeout: float) -> str
             output, errors = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as late:
             said = (late.stderr or b"").decode(errors="replace")
+            _end_group(process.pid)
             raise _FailedError(f"did not answer within {timeout:g} s", said) from None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+        except BaseException:
+            _end_group(process.pid)
+            raise
     if process.returncode:
         raise _FailedError(f"ended with status {process.returncode}", errors.decode(errors="replace"))
     try:
         return output.decode()
     except UnicodeDecodeError:
         raise _FailedError("printed something that is not UTF-8", errors.decode(errors="replace")) from None
+
+
+def _end_group(leader: int) -> None:
+    """Kill a program and what it has started; the leader may have ended before the others."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _report(error: _FailedError, place: Place, call: str, adding: Adding) -> None:
