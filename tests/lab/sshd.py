@@ -1,7 +1,7 @@
 """A real sshd on a loopback port, with host keys, settings and an authorized key of its own in a temporary folder.
 
-Owns its start and end. It logs in the user that runs the tests, without PAM, and leaves the machine as it was. Hosts with
-a system of their own are in `hosts`.
+Owns its start and end. It logs in the user that runs the tests, without PAM, into an empty home, and leaves the machine
+as it was. Hosts with a system of their own are in `hosts`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 KEY_TYPES = ("ed25519", "ecdsa", "rsa")
 
@@ -29,6 +29,7 @@ class Sshd:
 
     folder: Path
     settings: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     host_keys: tuple[str, ...] = ("ed25519",)
     port: int = 0
     user: str = field(default_factory=getpass.getuser)
@@ -43,6 +44,11 @@ class Sshd:
     def home(self) -> Path:
         """A home folder with `.ssh/known_hosts`, for the controller's side."""
         return self.folder / "home"
+
+    @property
+    def remote_home(self) -> Path:
+        """The home folder of a login."""
+        return self.folder / "remote"
 
     @property
     def name(self) -> str:
@@ -69,6 +75,7 @@ class Sshd:
     def start(self) -> Self:
         """Make the keys, start the server, wait until it answers."""
         (self.home / ".ssh").mkdir(parents=True, mode=0o700)
+        self.remote_home.mkdir()
         for kind in self.host_keys:
             new_key(self.folder / f"host_{kind}", kind)
         shutil.copy(new_key(self.key).with_suffix(".pub"), self.folder / "authorized_keys")
@@ -110,9 +117,14 @@ class Sshd:
             "PermitRootLogin prohibit-password",
             "UseDNS no",
             "PrintMotd no",
+            "SetEnv " + " ".join(f"{name}={value}" for name, value in self._environment().items()),
             *(() if any("maxstartups" in line.lower() for line in self.settings) else ("MaxStartups 500",)),
             *self.settings,
         ]
+
+    def _environment(self) -> dict[str, str]:
+        """The home and PATH of a login, free of what this machine's owner has set up for shells."""
+        return {"HOME": str(self.remote_home), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **self.environment}
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 10
@@ -126,10 +138,15 @@ class Sshd:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *settings: str, host_keys: tuple[str, ...] = ("ed25519",)) -> Iterator[Sshd]:
+def running(
+    folder: Path,
+    *settings: str,
+    environment: Mapping[str, str] | None = None,
+    host_keys: tuple[str, ...] = ("ed25519",),
+) -> Iterator[Sshd]:
     """An sshd for the length of a `with` block; `settings` are further lines of its sshd_config."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = Sshd(folder, settings, host_keys)
+    server = Sshd(folder, settings, environment or {}, host_keys)
     try:
         yield server.start()
     finally:

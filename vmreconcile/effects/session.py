@@ -53,13 +53,17 @@ class AgentError(VmreconcileError):
         self.index = index
 
 
-def open_session(connection: Connection, options: TransportOptions) -> AgentSession:
+def open_session(
+    connection: Connection, options: TransportOptions, *, archive: ship.Archive | None = None
+) -> AgentSession:
     """Reach a host and start the agent there; nothing is exchanged with it before the first request.
+
+    `archive` is another agent than this installation's, for tests.
 
     Raises:
         UnreachableError: with one line that says why, and what to do.
     """
-    archive = ship.agent_archive()
+    archive = archive or ship.agent_archive()
     channel: Channel
     if connection.kind is ConnectionKind.LOCAL:
         channel = start_local(ship.start_line(connection, archive, own_python=sys.executable), options)

@@ -176,9 +176,9 @@ class SshConfig:
             case "final":
                 return final
             case "host":
-                return _matches(patterns, self._hostname(name, found))
+                return _matches(argument.lower().split(","), self._hostname(name, found))
             case "originalhost":
-                return _matches(patterns, name)
+                return _matches(argument.lower().split(","), name)
             case "user":
                 return _matches(patterns, found.get("user", [self.login])[0])
             case "localuser":
@@ -304,9 +304,8 @@ def _matches(patterns: tuple[str, ...] | list[str], name: str) -> bool:
     """OpenSSH's pattern list: a negated match decides, else any match does."""
     hit = False
     for pattern in patterns:
-        negated, plain = pattern.startswith("!"), pattern.removeprefix("!").lower()
-        if fnmatch.fnmatchcase(name.lower(), plain.replace("[", "[[]")):
-            if negated:
+        if fnmatch.fnmatchcase(name, pattern.removeprefix("!").replace("[", "[[]")):
+            if pattern.startswith("!"):
                 return False
             hit = True
     return hit

@@ -1,0 +1,116 @@
+"""The Hub token of the person at the controller. Reads a file and the environment; talks to nobody.
+
+Order: the Hub's cache file, then `HF_TOKEN`, then `HUGGING_FACE_HUB_TOKEN`. (huggingface_hub itself asks the
+environment first; here the file wins, because it is what `hf auth login` keeps current.) Not heeded, as for explicit
+use of a token: `HF_HUB_DISABLE_IMPLICIT_TOKEN` (it is about requests that nobody asked to carry a token; a model says
+with `hf_token: null` that it gets none).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vmreconcile.errors import Diagnostic, InputError, Place
+from vmreconcile.model.secret import Secret
+
+VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+LONGEST_FILE = 65536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFound:
+    """A token, where it came from (a path, or a variable's name), and what the person should know about it."""
+
+    secret: Secret
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class HubToken:
+    """The token of a run: looked for at the first question, then the same for all."""
+
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    home: Path = field(default_factory=Path.home)
+    _answer: tuple[TokenFound | None] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def get(self) -> TokenFound | None:
+        """The token, or None where there is none.
+
+        Raises:
+            InputError: where there is one that cannot be used.
+        """
+        with self._lock:
+            if self._answer is None:
+                self._answer = (find_token(self.environ, self.home),)
+            return self._answer[0]
+
+
+def find_token(environ: Mapping[str, str], home: Path) -> TokenFound | None:
+    """Look for the token.
+
+    Raises:
+        InputError: where the file cannot be read, or holds what is no token; the message does not show it.
+    """
+    path = token_path(environ, home)
+    found = [(str(path), _from_file(path)), *((name, environ.get(name, "").strip()) for name in VARIABLES)]
+    present = [(source, text) for source, text in found if text]
+    if not present:
+        return None
+    source, text = present[0]
+    _check(source, text)
+    winner = "the cache file" if source == str(path) else source
+    warnings = tuple(
+        f"{name} ignored: {winner} wins ({source}); unset {name}" for name, other in present[1:] if other != text
+    )
+    return TokenFound(secret=Secret(text), source=source, warnings=warnings)
+
+
+def token_path(environ: Mapping[str, str], home: Path) -> Path:
+    """Where the Hub's client keeps the token, as huggingface_hub.constants computes it when it is imported."""
+    cache = environ.get("XDG_CACHE_HOME", str(home / ".cache"))
+    hub = _expanded(environ.get("HF_HOME", os.path.join(cache, "huggingface")), environ, home)  # noqa: PTH118 - as there
+    return Path(_expanded(environ.get("HF_TOKEN_PATH", os.path.join(hub, "token")), environ, home))  # noqa: PTH118
+
+
+def _expanded(path: str, environ: Mapping[str, str], home: Path) -> str:
+    """What `expandvars(expanduser(path))` gives in that environment."""
+    if path == "~" or path.startswith("~/"):
+        path = str(home).rstrip("/") + path[1:]
+    return re.sub(r"\$(?:(\w+)|\{([^}]*)\})", lambda at: environ.get(at[1] or at[2], at[0]), path, flags=re.ASCII)
+
+
+def _from_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(LONGEST_FILE).decode("utf-8", "replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        raise _problem(
+            str(path),
+            "token-file-unreadable",
+            f"the Hub token's file cannot be read ({(error.strerror or 'unreadable').lower()})",
+            "mend its owner or mode, or name another file in HF_TOKEN_PATH",
+        ) from None
+
+
+def _check(source: str, text: str) -> None:
+    """Refuse what no HTTP header or env file can carry: a token is one word of visible ASCII."""
+    if not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise _problem(
+            source,
+            "token-malformed",
+            "the Hub token holds a space, a line break or another character that no token has",
+            "write it anew: hf auth login" if source not in VARIABLES else f"set {source} to the token alone",
+        )
+
+
+def _problem(source: str, code: str, summary: str, remedy: str) -> InputError:
+    return InputError((Diagnostic(place=Place(file=source), code=code, summary=summary, remedy=remedy),))
