@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from lab.hosts import Lab
+    from tests.lab.hosts import Lab
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.space import GATEWAY, ROOM
+from tests.lab.space import GATEWAY, ROOM
 
 CHECKOUT = Path(__file__).parents[2]
 PASSWORD = "careful-and-slow"

@@ -10,9 +10,9 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from lab.disk import USERS
-from lab.machine import Machine
-from lab.space import Space, wait_until
+from tests.lab.disk import USERS
+from tests.lab.machine import Machine
+from tests.lab.space import Space, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from lab.disk import CHECKOUT, PASSWORD
-from lab.faults import Host
-from lab.machine import PATH, Process
-from lab.space import LabError, Space, missing, wait_until
+from tests.lab.disk import CHECKOUT, PASSWORD
+from tests.lab.faults import Host
+from tests.lab.machine import PATH, Process
+from tests.lab.space import LabError, Space, missing, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab import disk
-from lab.disk import USERS
-from lab.space import BRIDGE, LabError, Space, children, wait_until
+from tests.lab import disk
+from tests.lab.disk import USERS
+from tests.lab.space import BRIDGE, LabError, Space, children, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

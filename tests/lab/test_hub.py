@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.hub import COMMIT, Gate, Hub, Repository
+from tests.lab.hub import COMMIT, Gate, Hub, Repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.proxy import Proxy
+from tests.lab.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,12 +10,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.command import Cli
-from lab.hosts import Host, Lab
+from tests.lab.command import Cli
+from tests.lab.hosts import Host, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what claims the whole machine last, the real vLLM at the very end, and in one group.
+
+    With `--dist loadgroup --no-loadscope-reorder`, several workers share everything else, then one does these.
+    """
+    items.sort(key=lambda item: 2 if item.get_closest_marker("vllm") else bool(item.get_closest_marker("system")))
+    for item in items:
+        if item.get_closest_marker("system") or item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.xdist_group("machine"))
 
 
 @pytest.fixture(scope="session")

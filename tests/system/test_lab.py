@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lab.disk import CHECKOUT, USERS
-from lab.hosts import PASSWORD, Host, Lab, wait_until
-from lab.proxy import Proxy
-from lab.space import ROOM, hierarchies
+from tests.lab.disk import CHECKOUT, USERS
+from tests.lab.hosts import PASSWORD, Host, Lab, wait_until
+from tests.lab.proxy import Proxy
+from tests.lab.space import ROOM, hierarchies
 
 if TYPE_CHECKING:
-    from lab.command import Cli
+    from tests.lab.command import Cli
 
 pytestmark = pytest.mark.system
 
@@ -291,12 +291,12 @@ def test_a_killed_session_leaves_nothing_running(tmp_path: Path) -> None:
     program = """
         import sys, time
         sys.path.insert(0, sys.argv[1])
-        from lab.hosts import Lab
+        from tests.lab.hosts import Lab
         lab = Lab.boot(1)
         print(lab.space.name, lab.hosts[0].pid, flush=True)
         time.sleep(100)
     """
-    argv = [sys.executable, "-c", textwrap.dedent(program), str(CHECKOUT / "tests")]
+    argv = [sys.executable, "-c", textwrap.dedent(program), str(CHECKOUT)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as session:
         assert session.stdout is not None
         name, pid = session.stdout.readline().split()
