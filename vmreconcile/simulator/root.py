@@ -138,6 +138,8 @@ class Root:
             pipes = () if flags.dead else tuple(self.engines)
             readable = self.sleep(listener.fileno(), *pipes, seconds=max(0.0, min(moments)) if moments else None)
             now = time.monotonic()
+            if self.signals:
+                self._stop(listener, flags, connect)
             if listener.fileno() in readable:
                 _accept(listener, connect)
             if flags.crash_wanted or (crash_at is not None and now >= crash_at):
@@ -150,8 +152,6 @@ class Root:
                 ends = min(ends, now + _ANSWER_GRACE_SECONDS)
             if ends is not None and now >= ends:
                 die(0)
-            if self.signals and not flags.dead:
-                self._stop(listener, flags, connect)
 
     def _report_death(self) -> float:
         """Say that the engine died; return after how many seconds the root follows it."""
@@ -168,7 +168,7 @@ class Root:
         self.kill_engines(signal.SIGTERM)
         return self.faults().watchdog_seconds
 
-    def _stop(self, listener: socket.socket, flags: Flags, connect: Callable[[socket.socket, str], None]) -> None:
+    def _stop(self, listener: socket.socket, flags: Flags, connect: Callable[[socket.socket, str], None]) -> NoReturn:
         """Stop cleanly: refuse new completions, end the engines, wait for requests that still hold on, exit 0."""
         flags.stopping = True
         self.log("launcher.py:254", "[shutdown] API server: shutdown triggered")
