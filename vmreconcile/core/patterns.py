@@ -38,7 +38,7 @@ class Unmatched:
     suggestion: str = ""
 
     def __str__(self) -> str:
-        """Render for a person: 'gpu is no host or group; did you mean gpu1?'."""
+        """Render for a person, with the nearest name."""
         hint = f"; did you mean {self.suggestion}?" if self.suggestion else ""
         return f"{self.word!r} matches no host and no group{hint}"
 

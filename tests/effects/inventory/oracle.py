@@ -1,8 +1,7 @@
 """Asks the real Ansible, in one process that imports it once and forks for each question.
 
-Run as `python oracle.py`, with a JSON list of questions on standard input:
-`{"sources": […], "cwd": …, "patterns": […]}`.
-Prints a JSON list of answers: `{"list": …, "hosts": {NAME: …}, "patterns": {PATTERN: [names] | null}, "failed": bool}`.
+Run as `python oracle.py`, with a question a line on standard input: `{"sources": […], "cwd": …, "patterns": […]}`.
+Prints an answer a line: `{"list": …, "hosts": {NAME: …}, "patterns": {PATTERN: [names] | null}, "failed": bool}`.
 `failed` says whether Ansible left out a source; null is a pattern that Ansible refuses.
 """
 
@@ -102,4 +101,5 @@ if __name__ == "__main__":
     init_plugin_loader()  # before forking, since it takes most of the time
     for plugin in constants.INVENTORY_ENABLED:
         inventory_loader.get(plugin)
-    json.dump([_in_child(question) for question in json.load(sys.stdin)], sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps(_in_child(json.loads(line))), flush=True)
