@@ -82,7 +82,7 @@ def _tokens(desired: DesiredFleet, reach: Reach) -> tuple[dict[str, Secret], tup
     wanted = {server.token for server in desired.servers if server.state is not DesiredState.ABSENT}
     if DEFAULT_SOURCE not in wanted:
         return {}, ()
-    found = find_token(reach.options.environ)
+    found = find_token(reach.options.environ, reach.options.home)
     if found is None:
         return {}, ("no Hugging Face token on this controller: tokens that hosts have are left as they are",)
     return {DEFAULT_SOURCE: found.secret}, found.warnings
