@@ -80,6 +80,7 @@ def prepare(upper: Path, name: str, address: str, public_key: str) -> None:
     for unit in ("getty.target", "console-getty.service", "systemd-firstboot.service"):
         _link(upper, f"etc/systemd/system/{unit}", "/dev/null")
     _write(upper, "etc/ssh/sshd_config.d/lab.conf", _SSHD)
+    _write(upper, "etc/tmpfiles.d/tmp.conf", "")  # the host's /tmp is new at each boot, and the checkout may be in it
     _add_users(upper, public_key)
 
 

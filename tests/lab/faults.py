@@ -224,5 +224,7 @@ rm -rf /etc/vmreconcile* /var/lib/vmreconcile* /var/cache/vmreconcile* /run/vmre
 for home in $1; do
   rm -rf $home/.config/vmreconcile* $home/.local/state/vmreconcile* $home/.cache/vmreconcile*
 done
-find /tmp -xdev -mindepth 1 -maxdepth 1 -exec rm -rf --one-file-system {} +
+for entry in /tmp/* /tmp/.[!.]*; do
+  mountpoint -q "$entry" || rm -rf --one-file-system "$entry" 2>/dev/null || true  # this checkout may be in /tmp
+done
 """

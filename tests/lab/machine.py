@@ -69,7 +69,7 @@ class Machine:
         binds = [f"--bind-ro={self.space.folder}/shared"]
         root = Path("/").stat().st_dev
         binds += [
-            f"--bind={path}"
+            f"--bind-ro={path}"  # a host must not be able to harm this machine's files
             for path in disk.needed_paths()
             if path.exists() and (path.stat().st_dev != root or path.parts[1] in {"tmp", "run"})
         ]
