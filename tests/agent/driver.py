@@ -62,13 +62,13 @@ class Agent:
         noise: bytes = b"",
         archive: bytes | None = None,
     ) -> None:
-        """Start the bootstrap under `python`; `prefix` goes before it (sudo, nsenter), `noise` before the magic line."""
+        """Start the bootstrap under `python`; `prefix` (sudo, nsenter) goes before it, `noise` before the magic line."""
         self.folders: dict[str, str] | None = {"config": f"{root}/config", "state": f"{root}/state"}
         self.archive = build_archive() if archive is None else archive
         self.digest = sha256(self.archive).hexdigest()
         self.sent_archive = 0
         self.number = 0
-        argv = [*prefix, python, "-I", "-S", "-X", "utf8", "-c", BOOTSTRAP, self.digest, f"{root}/state"]
+        argv = [*prefix, python, "-I", "-S", "-X", "utf8", "-c", BOOTSTRAP, self.digest, str(root)]
         environ = {"PATH": os.environ["PATH"], "HOME": str(root), "HF_TOKEN": "hf_sessiontokenthatmustnotleak"}
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
@@ -113,14 +113,14 @@ class Agent:
                 answer: dict[str, Any] = json.loads(line[len(MAGIC) + 1 :])
                 return answer
 
-    def send(self, do: str, **fields: Any) -> int:
+    def send(self, do: str, **fields: Any) -> int:  # noqa: ANN401 - JSON values
         """Send a request; return its id."""
         self.number += 1
         request = {"id": self.number, "do": do, "folders": self.folders, **fields}
         self.write(json.dumps(request).encode() + b"\n")
         return self.number
 
-    def ask(self, do: str, **fields: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def ask(self, do: str, **fields: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # noqa: ANN401 - JSON values
         """Send a request and collect its answers: the last, and those before it."""
         number = self.send(do, **fields)
         progress = []
@@ -133,17 +133,17 @@ class Agent:
                 return answer, progress
             progress.append(answer)
 
-    def observe(self, **fields: Any) -> dict[str, Any]:
+    def observe(self, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
         """Look at this host."""
         request = {"salt": SALT, "executables": [], "ports": [], "servers": None, "http_timeout": 2.0, "gpus": False}
         observation: dict[str, Any] = self.ask("observe", **{**request, **fields})[0]["observation"]
         return observation
 
-    def server(self, slug: str, **fields: Any) -> dict[str, Any]:
+    def server(self, slug: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
         """One server of an observation."""
         return next(row for row in self.observe(**fields)["servers"] if row["slug"] == slug)
 
-    def steps(self, *steps: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:
+    def steps(self, *steps: dict[str, Any], **fields: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - JSON values
         """Carry steps out; return the progress of each."""
         return self.ask("steps", steps=list(steps), **fields)[1]
 

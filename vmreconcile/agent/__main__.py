@@ -6,6 +6,7 @@ Owns what every request shares (ids, errors, hardening); what a request does liv
 from __future__ import annotations
 
 import os
+import resource
 
 from . import frames
 from .folders import Folders
@@ -13,9 +14,12 @@ from .problems import Problem, from_os_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from typing import Any, Callable
 
     Handler = Callable[["dict[str, Any]", Folders, frames.Channel, Callable[..., None]], "dict[str, Any]"]
+else:
+    import _signal  # the signal module loads enum, 6 ms
 
 
 def main(fd_in: int = 0, fd_out: int = 1, pending: bytes = b"", digest: str = "") -> None:
@@ -48,9 +52,6 @@ def harden() -> None:
 
     A soft limit of 1 also keeps the kernel from piping a core into a collector, which 0 does not (man 5 core).
     """
-    import _signal  # noqa: PLC0415 - `signal` loads enum, 6 ms
-    import resource  # noqa: PLC0415 - with its use
-
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     if soft != 0 or hard != 0:
         resource.setrlimit(resource.RLIMIT_CORE, (1 if hard else 0, hard))
@@ -73,11 +74,11 @@ def answer(request: Any, channel: frames.Channel, digest: str) -> None:  # noqa:
         result = handler(str(request.get("do")))(request, folders, channel, progress)
         channel.send(dict(result, id=identity, ok=True))
     except Problem as problem:
-        extra = {"index": problem.index} if hasattr(problem, "index") else {}
+        extra = {} if problem.index is None else {"index": problem.index}
         channel.send(dict(extra, id=identity, ok=False, error=problem.as_json()))
     except OSError as error:
-        problem = from_os_error(error, str(error.filename or "?"))
-        channel.send({"id": identity, "ok": False, "error": problem.as_json()})
+        refused = from_os_error(error, str(error.filename or "?"))
+        channel.send({"id": identity, "ok": False, "error": refused.as_json()})
     except Exception as error:  # noqa: BLE001 - a bug must reach the controller without values and without a traceback
         channel.send({"id": identity, "ok": False, "error": {"class": "agent-bug", "message": place(error)}})
 

@@ -1,44 +1,50 @@
 """The few lines that travel in argv: find the shipped archive, verify its hash, run it from the bytes verified.
 
-Run as `python3 -I -S -c TEXT SHA256 [STATE_DIR]`; `STATE_DIR` "" or absent means the user's default. Owns the cache
-`STATE_DIR/agent`; must not import from siblings, and must parse on Python 3.6, to say there that it is too old (86).
+Run as `python3 -I -S -c TEXT SHA256 [VLLM_STATE_DIR]`; "" or nothing there means the user's default. Owns the cache,
+the folder `agent` in the state folder. Must not import from siblings, and must parse on Python 3.6, to say there that
+it is too old (86).
 """
 
 import sys
 
-if sys.version_info < (3, 8):  # noqa: UP036 - the very test that a host's old interpreter has to reach
+if sys.version_info < (3, 8):
     sys.exit(86)
 
-import os  # noqa: E402 - an old interpreter ends above
-from marshal import dumps, loads  # noqa: E402 - as above
+import os
+from marshal import dumps, loads
 
-try:
-    from _sha256 import sha256  # hashlib would load OpenSSL, 3 ms
-except ImportError:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hashlib import sha256
+    from types import CodeType, ModuleType
+else:
     try:
-        from _sha2 import sha256
+        from _sha256 import sha256  # hashlib would load OpenSSL, 3 ms
     except ImportError:
-        from hashlib import sha256
+        try:
+            from _sha2 import sha256
+        except ImportError:
+            from hashlib import sha256
 
 PACKAGE = "vmreconcile_agent"
 MAGIC = b"VMRECONCILE/1"
 LIMIT = 1 << 26
 
 
-def default_state():
-    """Where this user's state folder is when none was named."""
-    if os.getuid() == 0:
-        return "/var/lib/vmreconcile"
+def state_folder(base: str) -> str:
+    """Where the state is: below `base` (vllm_state_dir), else where this user has it by default."""
     try:
-        from pwd import getpwuid  # noqa: PLC0415 - not needed for root
+        from pwd import getpwuid  # noqa: PLC0415 - its use is here
 
         home = getpwuid(os.getuid()).pw_dir
     except KeyError:
         home = os.environ.get("HOME", "/")
-    return home + "/.local/state/vmreconcile"
+    if base:
+        return (home + base[1:] if base.startswith("~/") else base) + "/state"
+    return "/var/lib/vmreconcile" if os.getuid() == 0 else home + "/.local/state/vmreconcile"
 
 
-def trusted(path):
+def trusted(path: str) -> bytes:
     """Read a regular file that is ours and that nobody else can write; b"" for anything else."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -50,9 +56,9 @@ def trusted(path):
         return file.read(LIMIT) if good else b""
 
 
-def store(folder, name, data):
+def store(folder: str, name: str, data: bytes) -> None:
     """Keep `data` as `folder/name`, 0600, whole or not at all; a folder that refuses is no obstacle."""
-    path = "%s/%s" % (folder, name)  # noqa: UP031 - Python 3.6 reads this, and a path may hold braces
+    path = "%s/%s" % (folder, name)
     part = path + ".new"
     try:
         for place in (os.path.dirname(folder), folder):
@@ -75,109 +81,122 @@ def store(folder, name, data):
 class Importer:
     """Import the package out of `archive`; compiled code comes from `cache` and is kept there for the next run."""
 
-    def __init__(self, archive, folder, digest):
+    def __init__(self, archive: bytes, folder: str, digest: str) -> None:
         """Take the verified bytes; `folder` is where the code cache lies."""
-        self.archive, self.folder, self.zip, self.fresh = archive, folder, None, False
-        self.name = "%s-%x.code" % (digest, sys.hexversion)  # noqa: UP031 - shorter than two formats
+        self.archive, self.folder, self.fresh = archive, folder, False
+        self.sources: "dict[str, bytes]" = {}
+        self.name = "%s-%x.code" % (digest, sys.hexversion)
         try:
-            self.codes = dict(loads(trusted(folder + "/" + self.name)))
+            self.codes = dict(loads(trusted(folder + "/" + self.name)))  # noqa: S302 - nobody else can write it
         except (EOFError, ValueError, TypeError):
             self.codes = {}
 
-    def code(self, name):
+    def code(self, name: str) -> "CodeType | None":
         """Return the code of a module, or None where the archive has no such module."""
         if name not in self.codes:
-            if self.zip is None:
-                from io import BytesIO  # noqa: PLC0415 - cold start only
-                from zipfile import ZipFile  # noqa: PLC0415 - costs 15 ms, cold start only
-
-                self.zip = ZipFile(BytesIO(self.archive))
             file = name.replace(".", "/") + ("/__init__.py" if name == PACKAGE else ".py")
-            if file not in self.zip.namelist():
+            source = self.source(file)
+            if source is None:
                 return None
-            self.codes[name] = dumps(compile(self.zip.read(file), file, "exec", dont_inherit=True))
+            self.codes[name] = dumps(compile(source, file, "exec", dont_inherit=True))
             self.fresh = True
-        return loads(self.codes[name])
+        found: "CodeType" = loads(self.codes[name])  # noqa: S302 - compiled above, or read from a file that is ours
+        return found
 
-    def find_spec(self, name, path=None, target=None):
+    def source(self, file: str) -> "bytes | None":
+        """Return a member of the archive, unpacked when the first is asked for: a warm start asks for none."""
+        if not self.sources:
+            from io import BytesIO  # noqa: PLC0415 - cold start only
+            from zipfile import ZipFile  # noqa: PLC0415 - costs 15 ms, cold start only
+
+            with ZipFile(BytesIO(self.archive)) as members:
+                self.sources = {name: members.read(name) for name in members.namelist()}
+        return self.sources.get(file)
+
+    def find_spec(self, name: str, *_: object) -> object:
         """Answer the import system (PEP 451) for our package and for pynvml."""
-        if name.split(".")[0] not in (PACKAGE, "pynvml") or self.code(name) is None:
+        if name.split(".", maxsplit=1)[0] not in (PACKAGE, "pynvml") or self.code(name) is None:
             return None
-        spec = type(sys.__spec__)(name, self, is_package=name == PACKAGE)
+        spec = type(sys.__spec__)(name, self, is_package=name == PACKAGE)  # type: ignore[arg-type]  # it is a loader
         spec.origin = name
         return spec
 
-    def create_module(self, spec):
+    def create_module(self, _: object) -> None:
         """Let Python make the module object."""
-        return
 
-    def exec_module(self, module):
+    def exec_module(self, module: "ModuleType") -> None:
         """Run the module's code."""
-        exec(self.code(module.__name__), module.__dict__)  # noqa: S102 - this is what a loader does
+        code = self.code(module.__name__)
+        if code is not None:
+            exec(code, module.__dict__)  # noqa: S102 - this is what a loader does
 
-    def keep(self):
+    def keep(self) -> None:
         """Write what had to be compiled, for the next run."""
         if self.fresh and os.path.isdir(self.folder):
             store(self.folder, self.name, dumps(self.codes))
 
 
-def lines(fd):
-    """Yield functions over one buffer: the next line, and the next n bytes."""
-    held = [b""]
+class Input:
+    """Standard input with what was read too much of it; nothing after the agent's start is lost."""
 
-    def more():
-        data = os.read(fd, 1 << 16)
+    def __init__(self) -> None:
+        """Start with nothing read."""
+        self.held = b""
+
+    def more(self) -> None:
+        """Read once."""
+        data = os.read(0, 1 << 16)
         if not data:
             sys.exit("vmreconcile: standard input ended before the agent was there")
-        held[0] += data
+        self.held += data
 
-    def line():
-        while b"\n" not in held[0]:
-            more()
-        first, _, held[0] = held[0].partition(b"\n")
+    def line(self) -> bytes:
+        """Take the next line."""
+        while b"\n" not in self.held:
+            self.more()
+        first, _, self.held = self.held.partition(b"\n")
         return first.rstrip(b"\r")
 
-    def exactly(count):
-        while len(held[0]) < count:
-            more()
-        data, held[0] = held[0][:count], held[0][count:]
+    def exactly(self, count: int) -> bytes:
+        """Take so many bytes."""
+        while len(self.held) < count:
+            self.more()
+        data, self.held = self.held[:count], self.held[count:]
         return data
 
-    return line, exactly, held
 
-
-def receive(digest, folder, line, exactly, held):
+def receive(digest: str, folder: str, source: Input) -> bytes:
     """Ask the controller for the archive, verify and store it; requests already under way come before it."""
     os.write(1, MAGIC + b" need\n")
-    early, said = b"", line()
+    early, said = b"", source.line()
     while said[:1] == b"{":
-        early, said = early + said + b"\n", line()
+        early, said = early + said + b"\n", source.line()
     word, _, count = said.partition(b" ")
     if word != b"ARCHIVE" or not count.isdigit() or int(count) > LIMIT:
         sys.exit("vmreconcile: expected ARCHIVE and its length")
-    archive = exactly(int(count))
-    held[0] = early + held[0]
+    archive = source.exactly(int(count))
+    source.held = early + source.held
     if sha256(archive).hexdigest() != digest:
         sys.exit("vmreconcile: the archive received has another hash than announced")
     store(folder, digest + ".pyz", archive)
     return archive
 
 
-def main():
+def main() -> None:
     """Skip to the magic line, get the agent, run it."""
     digest = sys.argv[1]
-    folder = ((sys.argv[2:3] or [""])[0] or default_state()) + "/agent"
-    line, exactly, held = lines(0)
-    while line() != MAGIC:
+    folder = state_folder("".join(sys.argv[2:3])) + "/agent"
+    source = Input()
+    while source.line() != MAGIC:
         pass
-    archive = trusted("%s/%s.pyz" % (folder, digest))  # noqa: UP031 - as in store
+    archive = trusted("%s/%s.pyz" % (folder, digest))
     if sha256(archive).hexdigest() != digest:
-        archive = receive(digest, folder, line, exactly, held)
+        archive = receive(digest, folder, source)
     importer = Importer(archive, folder, digest)
-    sys.meta_path.insert(0, importer)
+    sys.meta_path.insert(0, importer)  # type: ignore[arg-type]  # its annotations have to parse on Python 3.6
     agent = __import__(PACKAGE + ".__main__", fromlist=["main"])
     try:
-        agent.main(0, 1, held[0], digest)
+        agent.main(0, 1, source.held, digest)
     finally:
         importer.keep()
 

@@ -17,7 +17,7 @@ SHIMS = ("containerd-shim", "conmon", "process_api")
 
 
 class Verdict:
-    """What was found. `roots` slug → process; `children` root pid → workers; `orphans` slug → workers without a root."""
+    """What was found: `roots` slug → process, `children` root pid → workers, `orphans` slug → rootless workers."""
 
     def __init__(self) -> None:
         """Start with nothing found."""

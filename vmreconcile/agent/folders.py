@@ -46,8 +46,9 @@ class Folders:
             return cls("/etc/vmreconcile", "/var/lib/vmreconcile", uid, home, user)
         if wanted is None:
             return cls(home + "/.config/vmreconcile", home + "/.local/state/vmreconcile", uid, home, user)
-        paths = [wanted.get(key) for key in ("config", "state")] if isinstance(wanted, dict) else []
-        if len(paths) != 2 or not all(isinstance(path, str) and path for path in paths):
+        named = [wanted.get(key) for key in ("config", "state")] if isinstance(wanted, dict) else []
+        paths = [path for path in named if isinstance(path, str) and path]
+        if len(paths) != 2:
             raise Problem("bad-request", "folders is null or has config and state")
         config, state = (os.path.normpath(home + path[1:] if path.startswith("~/") else path) for path in paths)
         if not config.startswith("/") or not state.startswith("/"):
@@ -155,11 +156,8 @@ def open_folder(path: str, base: str, uid: int, create: bool) -> int:  # noqa: F
 
 def _descend(fd: int, part: str, create: bool) -> int:  # noqa: FBT001 - as in its caller
     """Open `part` in the open folder `fd`, which is closed."""
-    if create:
-        try:
-            os.mkdir(part, 0o700, dir_fd=fd)
-        except FileExistsError:
-            pass
+    if create and part not in os.listdir(fd):
+        os.mkdir(part, 0o700, dir_fd=fd)
     below = os.open(part, FOLDER, dir_fd=fd)
     os.close(fd)
     return below
@@ -237,10 +235,8 @@ def _same(folder: int, name: str, uid: int, data: bytes, mode: int) -> bool:
 def _replace(folder: int, name: str, data: bytes, mode: int) -> None:
     """Write a new file beside `name`, sync it, rename it over, sync the folder."""
     part = ".{}.new".format(name)
-    try:
+    if part in os.listdir(folder):
         os.unlink(part, dir_fd=folder)  # left by a run that was killed; the lock says that nobody writes it now
-    except FileNotFoundError:
-        pass
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     try:
         with open(fd, "wb") as file:

@@ -47,8 +47,10 @@ def gate(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
     until = time.monotonic() + timeout
     where = (address, int(str(port)))
     problem, key = _key(str(slug), where[1], folders)
+    asked = bool(request.get("completion", True))
     answer: dict[str, Any] = {"health": None, "models": [], "problem": problem, "completion": None}
     if problem is not None:
+        answer["completion"] = _failed(problem) if asked else None
         return answer
     health, models = Exchange(*where, "/health", key), Exchange(*where, "/v1/models", key)
     fetch([health, models], min(timeout, 10.0))
@@ -56,8 +58,10 @@ def gate(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
     answer["problem"] = health.problem or None
     listed = models.json() if models.status == 200 else None
     answer["models"] = parse_models(listed)
-    if request.get("completion", True) and health.status == 200:
-        name = _first_model(listed)
+    name = _first_model(listed)
+    if asked and health.status != 200:
+        answer["completion"] = _failed(health.problem or "/health says {}".format(health.status))
+    elif asked:
         answer["completion"] = complete(where, name, key, until) if name else _failed("/v1/models names no model")
     return answer
 

@@ -41,7 +41,7 @@ def _accelerated() -> tuple[Callable[[str], Any], Callable[[Any], str]]:
     """Return the fast pair, or raise where this CPython differs."""
     import _json  # noqa: PLC0415 - absent outside CPython
 
-    scan = _json.make_scanner(_Context())
+    scan = _json.make_scanner(_Context())  # type: ignore[arg-type]  # any object with these attributes
     encode = _json.make_encoder(None, _default, _json.encode_basestring_ascii, None, ":", ",", True, False, False)  # noqa: FBT003 - positional only
 
     def loads(text: str) -> Any:  # noqa: ANN401 - JSON is any value

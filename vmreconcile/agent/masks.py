@@ -1,6 +1,18 @@
-"""What must not leave the host: which names are secret, which values look it, and how a command line is masked. Pure."""
+"""What must not leave the host: which names are secret, which values look it, how a command line is masked. Pure."""
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hashlib import sha256
+else:
+    try:
+        from _sha256 import sha256  # hashlib would load OpenSSL, 3 ms
+    except ImportError:  # Python 3.12 and newer
+        try:
+            from _sha2 import sha256
+        except ImportError:
+            from hashlib import sha256
 
 WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "AUTH")
 REPORTED = ("VMRECONCILE_", "VLLM_", "HF_", "CUDA_")
@@ -16,14 +28,7 @@ def fingerprint(salt: bytes, name: str, value: str) -> str:
 
 
 def _sha256(data: bytes) -> bytes:
-    """SHA-256 without OpenSSL where the interpreter has its own."""
-    try:
-        from _sha256 import sha256  # noqa: PLC0415 - gone in 3.12
-    except ImportError:
-        try:
-            from _sha2 import sha256  # noqa: PLC0415 - new in 3.12
-        except ImportError:
-            from hashlib import sha256  # noqa: PLC0415 - always there, slow to load
+    """The digest as bytes."""
     return sha256(data).digest()
 
 

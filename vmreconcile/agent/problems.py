@@ -18,13 +18,14 @@ KINDS = {
 
 
 class Problem(Exception):  # noqa: N818 - the wire calls it a problem or an error class, not an Error
-    """Something that the controller should tell its user; `kind` is the wire's error class."""
+    """Something that the controller should tell its user; `kind` is the wire's error class, `index` the step."""
 
     def __init__(self, kind: str, message: str, path: str = "") -> None:
         """Keep class, message and the path concerned ("" for none)."""
         super().__init__(message)
         self.kind = kind
         self.path = path
+        self.index: int | None = None
 
     def as_json(self) -> dict[str, str]:
         """Render the wire's `error` object."""

@@ -1,6 +1,6 @@
 """/proc: pure parsers of its texts and thin readers that take a vanished or forbidden entry as "nothing to see".
 
-Owns no judgement about what a process is (see `classify`). Every reader takes the folder, so that tests bring their own.
+Owns no judgement about what a process is (see `classify`). Every reader takes the folder: tests bring their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Process:
-    """One process. `marker` is the environment's VMRECONCILE_SERVER: None not set, and `environ_seen` False unreadable."""
+    """One process. `marker` is the environment's VMRECONCILE_SERVER; `environ_seen` tells unset from unreadable."""
 
     __slots__ = (
         "argv",

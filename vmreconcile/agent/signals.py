@@ -5,7 +5,6 @@ Owns no judgement (see `classify`); only makes sure that a signal reaches what w
 
 from __future__ import annotations
 
-import _signal
 import os
 import select
 import time
@@ -14,7 +13,10 @@ from . import proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from typing import Callable, Iterable
+else:
+    import _signal  # the signal module loads enum, 6 ms
 
 TERM, KILL = _signal.SIGTERM, _signal.SIGKILL
 STEP = 0.05  # seconds between looks, where the kernel cannot wake us
@@ -75,6 +77,12 @@ def wait(pinned: Iterable[Pinned], seconds: float) -> list[Pinned]:
             time.sleep(min(STEP, max(remaining, 0.001)))
         left = [process for process in left if process.alive()]
     return left
+
+
+def send(pinned: Iterable[Pinned], number: int) -> bool:
+    """Signal each; whether any was there to be signalled."""
+    reached = [process.signal(number) for process in pinned]
+    return any(reached)
 
 
 def close(pinned: Iterable[Pinned]) -> None:

@@ -6,16 +6,21 @@ Two forks, so that it belongs to init and not to us; the second child reports ov
 from __future__ import annotations
 
 import os
+import resource
 import time
 
 from . import envfile, jsontext, proc, stop, survey
 from .classify import classify
 from .folders import FOLDER, Folders, open_folder, read_file, remove_file, write_file
 from .problems import Problem, from_os_error
+from .versions import find
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from typing import Any
+else:
+    import _signal  # the signal module loads enum, 6 ms
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # as systemd gives to its services
 MARKER = "VMRECONCILE_SERVER"
@@ -49,8 +54,12 @@ def spawn(step: dict[str, Any], folders: Folders) -> dict[str, Any]:
         Problem: `already-running`, `orphans-left`, `not-found`, or what kept it from starting.
     """
     slug, argv = step["slug"], step["argv"]
-    if not argv or not all(isinstance(word, str) and "\0" not in word for word in argv) or argv[0][:1] != "/":
-        raise Problem("bad-request", "spawn: argv is a list of texts and begins with an absolute path")
+    if not argv or not all(isinstance(word, str) and "\0" not in word for word in argv):
+        raise Problem("bad-request", "spawn: argv is a list of texts")
+    program = find(argv[0], folders.home)
+    if not program:
+        raise Problem("not-found", "{}: no such executable file".format(argv[0]), argv[0])
+    step = dict(step, argv=[program, *argv[1:]])
     _make_room(slug, folders)
     env = environment(slug, step["env_path"], folders)
     record_path = folders.record(slug)
@@ -131,7 +140,7 @@ def _second_child(step: dict[str, Any], folders: Folders, env: dict[str, str], f
         argv = [word.encode("utf-8") for word in step["argv"]]
         pairs = {name.encode("utf-8"): value.encode("utf-8") for name, value in env.items()}
         try:
-            os.execve(argv[0], argv, pairs)
+            os.execve(argv[0], argv, pairs)  # noqa: S606 - no shell is what is wanted
         except OSError as error:
             raise from_os_error(error, step["argv"][0]) from None
     except Problem as problem:
@@ -150,9 +159,6 @@ def _say(sink: int, problem: Problem) -> None:
 
 def _calm_down() -> None:
     """Undo what we and Python changed for ourselves: ignored signals, umask; and no core dumps, they hold tokens."""
-    import _signal  # noqa: PLC0415 - `signal` loads enum
-    import resource  # noqa: PLC0415 - with its use
-
     for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGPIPE, _signal.SIGXFSZ):
         _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
@@ -163,7 +169,7 @@ def _calm_down() -> None:
 def _plug(log: int, sink: int) -> None:
     """Input from nowhere, output to the log, everything else closed; the pipe closes at the exec."""
     null = os.open(os.devnull, os.O_RDONLY)
-    os.set_blocking(log, True)  # noqa: FBT003 - the standard library's form
+    os.set_blocking(log, True)
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -71,12 +71,12 @@ def _at(index: int, call: Callable[..., Any], *arguments: Any) -> Any:  # noqa: 
     try:
         return call(*arguments)
     except Problem as problem:
-        problem.index = index  # type: ignore[attr-defined]
+        problem.index = index
         raise
     except OSError as error:
-        problem = from_os_error(error, str(error.filename or "?"))
-        problem.index = index  # type: ignore[attr-defined]
-        raise problem from None
+        refused = from_os_error(error, str(error.filename or "?"))
+        refused.index = index
+        raise refused from None
 
 
 def _checked(step: Any) -> tuple[Step, Run]:  # noqa: ANN401 - from the wire
@@ -151,14 +151,21 @@ def write_any_file(step: Step, folders: Folders) -> Step:
 def write_env(step: Step, folders: Folders) -> Step:
     """The env file, 0600; secrets are put in here and nowhere else."""
     entries = []
+    before: dict[str, str] | None = None
     for entry in step["entries"]:
-        try:
-            name, content = entry
-            value = content["value"] if "value" in content else step["secrets"].get(content["secret"])
-        except (TypeError, ValueError, KeyError):
-            raise Problem("bad-request", "write-env: an entry is [name, {value} or {secret}]") from None
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise Problem("bad-request", "write-env: no text for {!r}".format(name))
+        if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
+            raise Problem("bad-request", "write-env: an entry is [name, content]")
+        name, content = entry
+        value = content
+        if isinstance(content, dict) and content.get("keep") is True:
+            before = _before(step["path"], folders) if before is None else before
+            value = before.get(name)
+            if value is None:
+                continue
+        elif isinstance(content, dict):
+            value = step["secrets"].get(content.get("secret"))
+        if not isinstance(value, str):
+            raise Problem("bad-request", "write-env: nothing was sent for {}".format(name))
         entries.append((name, value))
     try:
         data = envfile.render(entries).encode("utf-8")
@@ -166,6 +173,15 @@ def write_env(step: Step, folders: Folders) -> Step:
         raise Problem("bad-env", str(error), step["path"]) from None
     path = step["path"]
     return {"changed": write_file(path, folders.base_of(path), folders.uid, data, 0o600)}
+
+
+def _before(path: str, folders: Folders) -> dict[str, str]:
+    """What the env file holds now; nothing, where it cannot be read."""
+    try:
+        found = read_file(path, folders.uid)
+        return envfile.parse(found[0].decode("utf-8")) if found else {}
+    except (Problem, UnicodeDecodeError):
+        return {}
 
 
 def remove_any_file(step: Step, folders: Folders) -> Step:
@@ -181,10 +197,9 @@ def write_record(step: Step, folders: Folders) -> Step:
         old = survey.parse_record(read_file(path, folders.uid), path) or {}
     except Problem:
         old = {}
-    if old.get("runtime") == record.get("runtime") == "process":
+    if old.get("runtime") == record.get("runtime") == "process" and stop.recorded_runs(step["slug"], old):
         for key in ("pid", "start_ticks", "boot_id"):
-            if key in old:
-                record.setdefault(key, old[key])
+            record.setdefault(key, old[key])
     data = (jsontext.dumps(record) + "\n").encode("ascii")
     return {"changed": write_file(path, folders.state, folders.uid, data, 0o600)}
 
@@ -221,6 +236,14 @@ def _remove_folder(path: str) -> bool:
     return True
 
 
+def _unlink(path: str) -> None:
+    """Remove a file, if that is possible: what stays keeps its folder, and does no harm."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return
+
+
 def _remove_rest(folders: Folders) -> None:
     """With the last server goes what we keep for ourselves: the agent's cache and the lock."""
     cache = folders.state + "/agent"
@@ -229,10 +252,7 @@ def _remove_rest(folders: Folders) -> None:
     except OSError:
         names = []
     for path in [*(cache + "/" + name for name in names), folders.state + "/lock"]:
-        try:
-            os.unlink(path)
-        except OSError:
-            continue  # not ours to force; the folder then stays
+        _unlink(path)
     for folder in (cache, folders.config, folders.state):
         _remove_folder(folder)
 

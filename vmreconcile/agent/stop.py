@@ -7,7 +7,7 @@ and then whatever is left of the session. Every signal follows a fresh judgement
 from __future__ import annotations
 
 from . import proc, signals, survey
-from .classify import classify, owner, worker_of
+from .classify import Known, classify, owner, worker_of
 from .problems import Problem
 from .signals import KILL, TERM, Pinned
 
@@ -15,7 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .classify import Known
     from .folders import Folders
 
 AGAIN_S = 10.0  # after the second TERM; vLLM needs 2 to 8 s
@@ -36,7 +35,6 @@ def session(slug: str, known: Known) -> list[Pinned]:
     root = known.root_of(slug)
     if root is None:
         return []
-    found = []
     alive = {}
     for pid in proc.pids():
         seen = proc.stat(pid)
@@ -44,10 +42,18 @@ def session(slug: str, known: Known) -> list[Pinned]:
             full = proc.load(pid)
             if full is not None:
                 alive[pid] = full
-    for process in alive.values():
-        if process.pid != root[0] and worker_of(process, alive, known) == slug:
-            found.append(Pinned(process.pid, process.start_ticks))
-    return found
+    proven = (process for process in alive.values() if worker_of(process, alive, known) == slug)
+    return [Pinned(process.pid, process.start_ticks) for process in proven if process.pid != root[0]]
+
+
+def recorded_runs(slug: str, record: dict[str, Any]) -> bool:
+    """Whether the process that a record names is there at this moment."""
+    root = Known(proc.boot_id(), {slug: record}, {}, {}).root_of(slug)
+    pinned = Pinned(*root) if root is not None else None
+    if pinned is None:
+        return False
+    pinned.close()
+    return pinned.alive()
 
 
 def stop_process(step: dict[str, Any], folders: Folders) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def _end_rest(slug: str, known: Known, root: Pinned, sent: list[str]) -> list[in
     """End what is left of the session: it may go by itself, else TERM, else KILL. Return the pids of survivors."""
     if not root.alive():
         left = signals.wait(session(slug, known), WORKERS_S / 4)
-        if left and any([process.signal(TERM) for process in left]):
+        if signals.send(left, TERM):
             sent.append("TERM workers")
             left = signals.wait(left, WORKERS_S)
         signals.close(left)
@@ -109,7 +115,7 @@ def _end_rest(slug: str, known: Known, root: Pinned, sent: list[str]) -> list[in
             return []
     for _ in range(3):  # a process may have forked between the look and the signal
         members = [root, *session(slug, known)]
-        if any([process.signal(KILL) for process in members]):
+        if signals.send(members, KILL):
             sent.append("KILL")
         left = signals.wait(members, KILL_S)
         signals.close(members[1:])
@@ -136,7 +142,7 @@ def end_orphans(step: dict[str, Any], folders: Folders) -> dict[str, Any]:
         sent = []
         left = pinned
         for number, name, seconds in ((TERM, "TERM", float(step["grace_s"])), (KILL, "KILL", KILL_S)):
-            if any([process.signal(number) for process in left]):
+            if signals.send(left, number):
                 sent.append(name)
             left = signals.wait(left, seconds)
     finally:

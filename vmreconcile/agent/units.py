@@ -44,7 +44,7 @@ def surroundings(wanted: str, uid: int) -> dict[str, str]:
 
 
 def version() -> int | None:
-    """systemd's version by the name of its own library, else by asking it; None where it does not run this host."""
+    """Find systemd's version by its library's name, else by asking it; None where it does not run this host."""
     if not os.path.isdir(BOOTED):
         return None
     for folder in LIBRARIES:

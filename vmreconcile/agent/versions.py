@@ -1,4 +1,4 @@
-"""Which vLLM is installed: found beside the executable's interpreter, never by running or importing it (that takes 9 s)."""
+"""Which vLLM is installed: looked up beside the executable's interpreter; running or importing it would take 9 s."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAYOUTS = (
 
 def search_path(home: str) -> list[str]:
     """Where `vllm` is looked for: the login's PATH, then where pip puts it for a user or for all."""
-    folders = os.environ.get("PATH", "").split(":") + [home + "/.local/bin", "/usr/local/bin", "/usr/bin"]
+    folders = [*os.environ.get("PATH", "").split(":"), home + "/.local/bin", "/usr/local/bin", "/usr/bin"]
     return [folder for at, folder in enumerate(folders) if folder.startswith("/") and folder not in folders[:at]]
 
 
@@ -69,7 +69,7 @@ def site_folders(prefix: str) -> list[str]:
 
 
 def version_in(folder: str) -> str:
-    """vLLM's version by the dist-info in one site folder; "" where there is none."""
+    """Read vLLM's version off the dist-info in one site folder; "" where there is none."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:
