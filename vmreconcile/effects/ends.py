@@ -11,6 +11,7 @@ from vmreconcile.errors import UnreachableError
 if TYPE_CHECKING:
     from vmreconcile.model.connection import Connection
 
+NOT_FOUND = 127
 _LONGEST = 200
 
 _TOO_OLD = re.compile(r"vmreconcile: Python (\S+) is too old: (\S+)")
@@ -34,11 +35,6 @@ _SUDO = (
         "take 'requiretty' for {login} out of the host's sudoers",
     ),
     (r"unknown user:? ", "there is no user {user} to become", "check ansible_become_user"),
-    (
-        r"sudo[:'\"\u2019]* (?:command )?not found|sudo: No such file",
-        "sudo is not installed",
-        "install sudo there, or set ansible_become to false",
-    ),
 )
 
 
@@ -49,6 +45,10 @@ def explain(connection: Connection, status: int | None, said: str) -> Unreachabl
         for pattern, reason, remedy in _SUDO:
             if re.search(pattern, said, re.IGNORECASE):
                 return UnreachableError(reason.format(**words), remedy=remedy.format(**words))
+        if status == NOT_FOUND:  # the shell line that follows sudo never ends so
+            return UnreachableError(
+                "sudo is not installed", remedy="install sudo there, or set ansible_become to false"
+            )
     if status == NO_PYTHON:
         return _no_python(said)
     last = last_line(said)

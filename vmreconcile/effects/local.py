@@ -93,7 +93,7 @@ class LocalChannel:
         """End standard input and reap the process; one that goes on (a step under way) is reaped when it ends."""
         with contextlib.suppress(OSError):
             _opened(self._process.stdin).close()
-        if self.exit_status(wait) is None:
+        if self.exit_status(max(wait, 0.1)) is None:
             threading.Thread(target=self._process.wait, daemon=True).start()
         self._selector.close()
         _opened(self._process.stdout).close()

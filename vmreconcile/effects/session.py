@@ -96,6 +96,7 @@ class AgentSession:
     _pending: bytearray = field(default_factory=bytearray, repr=False)
     _scanned: int = 0
     _greeted: bool = False
+    _shipped: bool = False
     _broken: bool = False
     _busy: bool = False
     _last_id: int = 0
@@ -131,9 +132,12 @@ class AgentSession:
         return answer
 
     def close(self) -> None:
-        """End the conversation; the agent finishes what it does and ends."""
+        """End the conversation; the agent finishes what it does and ends.
+
+        There is something to wait for only where the agent was new to the host, and then keeps its compiled code.
+        """
         self._broken = True
-        self.channel.close(wait=1.0 if self._busy else 5.0)
+        self.channel.close(wait=2.0 if self._shipped and not self._busy else 0.0)
 
     def __enter__(self) -> Self:
         """Use the session in a `with` block."""
@@ -160,7 +164,7 @@ class AgentSession:
             word = self._next(timeout)
             if word == NEED:
                 _join(writer)
-                content = self.archive.content
+                content, self._shipped = self.archive.content, True
                 writer = self._send(b"ARCHIVE %d\n" % len(content) + content)
                 continue
             answer = self._decode(word)

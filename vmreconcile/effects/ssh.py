@@ -315,13 +315,15 @@ class Link:
 
     def _lost(self, error: Exception) -> Exception:
         text = str(error)
-        if "protocol banner" in text:
-            return _HungUpError()
         if "Indecipherable" in text or "Incompatible version" in text:
             return UnreachableError(f"what answers is no SSH server ({self._route.where})", remedy="check ansible_port")
+        transport = self._fabric.client.get_transport()
+        if transport is None or not transport.remote_version:
+            return _HungUpError()
         detail = text.splitlines()[0][:200] if text else type(error).__name__
         return UnreachableError(
-            self._route.failure() or f"the connection was lost in the SSH handshake ({self._route.where}: {detail})"
+            f"the connection was lost in the SSH handshake ({self._route.where}: {detail})",
+            remedy="see sshd's log on the host",
         )
 
 

@@ -37,7 +37,9 @@ class Trust(paramiko.MissingHostKeyPolicy):
         try:
             self._known = self._hosts.keys(self._settings.known_as, files)
         except OSError as error:
-            raise UnreachableError(f"known_hosts cannot be read ({error.strerror}: {error.filename})") from None
+            raise UnreachableError(
+                f"known_hosts cannot be read ({error.strerror}: {error.filename})", remedy="mend its owner or mode"
+            ) from None
 
     def transport(self, stream: Any, **options: Any) -> paramiko.Transport:  # noqa: ANN401 - paramiko's own types
         """A transport that asks first for the types of key by which the host is known."""
@@ -56,7 +58,10 @@ class Trust(paramiko.MissingHostKeyPolicy):
         """
         blob, kind = key.asbytes(), key.get_name()
         if any(known.marker == REVOKED and known.blob == blob for known in self._known):
-            raise UnreachableError(f"the host key {fingerprint(blob)} is revoked in known_hosts")
+            raise UnreachableError(
+                f"the host key {fingerprint(blob)} is revoked in known_hosts",
+                remedy="give the host a new key, and add that one to known_hosts",
+            )
         plain = [known for known in self._known if not known.marker]
         if any(known.blob == blob for known in plain):
             return
@@ -82,7 +87,9 @@ class Trust(paramiko.MissingHostKeyPolicy):
         try:
             self._known = self._hosts.record(settings.known_as, kind, blob, path, hashed=settings.hash_known_hosts)
         except OSError as error:
-            raise UnreachableError(f"the new host key cannot be recorded in {path} ({error.strerror})") from None
+            raise UnreachableError(
+                f"the new host key cannot be recorded in {path} ({error.strerror})", remedy="mend its owner or mode"
+            ) from None
         if all(known.blob != blob for known in self._known):
             raise self._changed(key)
 
