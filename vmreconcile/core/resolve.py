@@ -1,0 +1,219 @@
+"""From valid model files and an inventory to the servers that are wanted, each value with its origin. Pure.
+
+What hosts of a model have in common is worked out once and shared. Precedence is in `layers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vmreconcile.core.durations import seconds
+from vmreconcile.core.layers import Layer, argument_layer, env_layer, merge_arguments, merge_env
+from vmreconcile.core.placement import Placement
+from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health, Rollout
+from vmreconcile.model.document import Document, Path
+from vmreconcile.model.inventory import Host, Inventory
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.values import JsonValue, Origin, OriginKind, Setting
+from vmreconcile.vllm.catalogue import Catalogue
+
+_VARIABLES = ("vllm_args", "vllm_env", "vllm_executable", "vllm_runtime", "vllm_state_dir", "vllm_hf_token")
+_FIELDS = {
+    "vllm_executable": "executable",
+    "vllm_runtime": "runtime",
+    "vllm_state_dir": "state_dir",
+    "vllm_hf_token": "token",
+}
+_KEYS = ("model", "revision", "port", "replicas", "state", "gpus", "runtime", "hf_token", "health", "rollout")
+_DEFAULT = Origin(kind=OriginKind.DEFAULT)
+
+
+def resolve(documents: Sequence[Document], inventory: Inventory, *, catalogue: Catalogue) -> DesiredFleet:
+    """Every wanted server, sorted by host, model and replica. The documents passed `validate` without an error."""
+    resolver = _Resolver(inventory, catalogue)
+    servers: list[DesiredServer] = []
+    for document in documents:
+        if document.content is not None:
+            servers += resolver.servers(document)
+    servers.sort(key=lambda server: (server.id.host, server.id.model, server.id.replica))
+    return DesiredFleet(servers=tuple(servers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostLayer:
+    """What a host's variables say: fields by their name in `DesiredServer`, and both maps."""
+
+    fields: Mapping[str, Setting] = field(default_factory=dict)
+    args: Layer = field(default_factory=dict)
+    env: Layer = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What the servers of a model have in common on some hosts."""
+
+    port: int
+    replicas: int
+    fields: Mapping[str, Any]
+
+
+class _Resolver:
+    """Remembers hosts' layers by the identity of their variables' values, which hosts of a group share."""
+
+    def __init__(self, inventory: Inventory, catalogue: Catalogue) -> None:
+        self._inventory = inventory
+        self._catalogue = catalogue
+        self._placement = Placement(inventory)
+        self._by_host: dict[str, _HostLayer] = {}
+        self._by_values: dict[tuple[int, ...], _HostLayer] = {}
+
+    def servers(self, document: Document) -> Iterable[DesiredServer]:
+        """The servers of one model."""
+        name = str(document.get("name"))
+        overrides = self._placement.overrides(document)
+        layers = _ModelLayers(document, self._catalogue)
+        known: dict[tuple[int, tuple[str, ...]], _Shared] = {}
+        for host in self._placement.hosts(document.get("hosts")):
+            below, keys = self._host_layer(host), overrides.get(host, ())
+            shared = known.get((id(below), keys))
+            if shared is None:
+                shared = known[id(below), keys] = layers.shared(below, keys)
+            for replica in range(shared.replicas):
+                server_id = ServerId(host=host, model=name, replica=replica)
+                yield DesiredServer(id=server_id, port=shared.port + replica, **shared.fields)
+
+    def _host_layer(self, name: str) -> _HostLayer:
+        layer = self._by_host.get(name)
+        if layer is None:
+            host = self._inventory.hosts[name]
+            values = tuple(id(host.variables.get(variable)) for variable in _VARIABLES)
+            layer = self._by_values.get(values)
+            if layer is None:
+                layer = self._by_values[values] = _read_host(host, self._catalogue)
+            self._by_host[name] = layer
+        return layer
+
+
+def _read_host(host: Host, catalogue: Catalogue) -> _HostLayer:
+    variables = host.variables
+    args, env = variables.get("vllm_args"), variables.get("vllm_env")
+    return _HostLayer(
+        fields={_FIELDS[name]: variables[name] for name in _VARIABLES if name in variables and name in _FIELDS},
+        args=argument_layer(args.value, lambda _: args.origin, catalogue) if args else {},
+        env=env_layer(env.value, lambda _: env.origin) if env else {},
+    )
+
+
+class _ModelLayers:
+    """The model file and its overrides, read once."""
+
+    def __init__(self, document: Document, catalogue: Catalogue) -> None:
+        self._document = document
+        self._catalogue = catalogue
+        self._layers: dict[str, tuple[dict[str, Setting], Layer, Layer]] = {}
+
+    def shared(self, below: _HostLayer, keys: tuple[str, ...]) -> _Shared:
+        """Lay everything over each other for hosts with these variables and overrides."""
+        layers = [self._layer(None), *(self._layer(key) for key in keys)]
+        said: dict[str, Setting] = {}
+        for layer, _, _ in layers:
+            for name, setting in layer.items():
+                said[name] = _over(said.get(name), setting) if name in ("health", "rollout") else setting
+        fields = dict(below.fields)
+        if "hf_token" in said:
+            fields["token"] = said["hf_token"]
+        if "runtime" in said:
+            fields["runtime"] = said["runtime"]
+        settings = merge_arguments([below.args, *(args for _, args, _ in layers)], self._catalogue)
+        env = merge_env([below.env, *(env for _, _, env in layers)])
+        return _Shared(
+            port=_int(said["port"].value),
+            replicas=_int(said["replicas"].value) if "replicas" in said else 1,
+            fields={
+                "model": str(said["model"].value),
+                "revision": _text_or_none(said.get("revision"), None),
+                "state": DesiredState(str(said["state"].value)) if "state" in said else DesiredState.RUNNING,
+                "settings": settings,
+                "env": env,
+                "gpus": _gpus(said["gpus"].value) if "gpus" in said else "auto",
+                "token": _text_or_none(fields.get("token"), "default"),
+                "runtime": _text_or_none(fields.get("runtime"), "") or "",
+                "executable": _text_or_none(fields.get("executable"), "") or "",
+                "state_dir": _text_or_none(fields.get("state_dir"), "") or "",
+                "health": _health(said.get("health")),
+                "rollout": _rollout(said.get("rollout")),
+                "origins": _origins(said, fields),
+            },
+        )
+
+    def _layer(self, key: str | None) -> tuple[dict[str, Setting], Layer, Layer]:
+        name = "" if key is None else key
+        if name not in self._layers:
+            path: Path = () if key is None else ("overrides", key)
+            content = self._document.get(*path)
+            content = content if isinstance(content, dict) else {}
+            self._layers[name] = (
+                {
+                    field: Setting(value=content[field], origin=self._origin(path, field))
+                    for field in _KEYS
+                    if field in content
+                },
+                argument_layer(content.get("args"), lambda arg: self._origin(path, "args", arg), self._catalogue),
+                env_layer(content.get("env"), lambda variable: self._origin(path, "env", variable)),
+            )
+        return self._layers[name]
+
+    def _origin(self, path: Path, *keys: str) -> Origin:
+        place = self._document.key_place(*path, *keys)
+        if path:
+            return Origin(kind=OriginKind.OVERRIDE, place=place, note=f"override {path[-1]}")
+        return Origin(kind=OriginKind.MODEL, place=place)
+
+
+def _origins(said: Mapping[str, Setting], fields: Mapping[str, Setting]) -> dict[str, Origin]:
+    """Origins by the field's name in `DesiredServer`, and of `replicas`."""
+    names = ("model", "port", "replicas", "revision", "state", "gpus", "health", "rollout")
+    origins = {name: said[name].origin if name in said else _DEFAULT for name in names}
+    for name in ("token", "runtime", "executable", "state_dir"):
+        origins[name] = fields[name].origin if name in fields else _DEFAULT
+    return origins
+
+
+def _over(below: Setting | None, above: Setting) -> Setting:
+    """A mapping over a mapping, key by key; the origin is the upper one's."""
+    if below is None or not isinstance(below.value, dict) or not isinstance(above.value, dict):
+        return above
+    return Setting(value={**below.value, **above.value}, origin=above.origin)
+
+
+def _int(value: JsonValue) -> int:
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def _text_or_none(setting: Setting | None, default: str | None) -> str | None:
+    if setting is None:
+        return default
+    return None if setting.value is None else str(setting.value)
+
+
+def _gpus(value: JsonValue) -> str | int | tuple[int, ...]:
+    if isinstance(value, list):
+        return tuple(_int(index) for index in value)
+    return "auto" if isinstance(value, str) else _int(value)
+
+
+def _health(setting: Setting | None) -> Health:
+    said = setting.value if setting is not None and isinstance(setting.value, dict) else {}
+    standard = Health()
+    return Health(
+        startup_timeout=seconds(said.get("startup_timeout")) or standard.startup_timeout,
+        completion=bool(said.get("completion", standard.completion)),
+    )
+
+
+def _rollout(setting: Setting | None) -> Rollout:
+    said = setting.value if setting is not None and isinstance(setting.value, dict) else {}
+    limit = said.get("max_unavailable", 1)
+    return Rollout(max_unavailable=limit if isinstance(limit, str) else _int(limit))

@@ -1,0 +1,58 @@
+"""How values are shown in messages: short, on one line, printable, and never a token. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+
+HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
+"""What a token of the Hugging Face Hub looks like (34 letters and digits follow the prefix)."""
+
+_MASKED = re.compile(
+    r"\b(?:hf|api_org)_(?!overrides\b)[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{16,}|(?<=://)[^/@\s]+:[^/@\s]+(?=@)"
+)
+"""What is never shown: Hub tokens, also short ones, API keys, names with passwords in addresses."""
+
+_LONGEST = 60
+
+
+def holds_token(text: str) -> bool:
+    """Whether something in `text` looks like a token of the Hub."""
+    return HUB_TOKEN.search(text) is not None
+
+
+def masked(text: str) -> str:
+    """`text` with `***` for everything that looks like a secret."""
+    return _MASKED.sub("***", text)
+
+
+def shown(value: object) -> str:
+    """`value` as YAML would have it, in quotes where it is text: one line, shortened, tokens masked."""
+    if isinstance(value, str):
+        return f"'{printable(value)}'"
+    if value is None:
+        return "null"
+    if isinstance(value, bool | int | float):
+        return printable(json.dumps(value))
+    return printable(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def printable(text: str) -> str:
+    """`text` masked, shortened, and without anything that could move a terminal's cursor."""
+    text = masked(text)
+    if len(text) > _LONGEST:
+        text = text[: _LONGEST - 1] + "…"
+    return "".join(
+        character if unicodedata.category(character)[0] != "C" else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def listed(words: Iterable[str], last: str = "and") -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    items = list(words)
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} {last} {items[-1]}"
