@@ -64,9 +64,9 @@ def normalise(args: Settings, catalogue: Catalogue) -> dict[str, JsonValue]:
         target = known or head.lstrip("-").replace("-", "_")
         argument = catalogue.arguments.get(target)
         if keys:
-            _lay(settings, target, keys, _expanded(value))
+            settings[target] = merge(settings.get(target), _nested(keys, _expanded(value)))
         elif argument is None:
-            settings[target] = value
+            settings |= _unknown_one(target, value)
         elif argument.kind is Kind.BOOL and isinstance(value, bool):
             settings[target] = value is not _negative(head, argument)
         elif value is not None or argument.optional:
@@ -110,9 +110,7 @@ def from_argv(argv: Sequence[str], catalogue: Catalogue) -> Command | None:
     settings = dict(result.settings)
     named = settings.pop("model", None)
     model = named if isinstance(named, str) and (old_form or result.model is None) else result.model
-    for option, words in result.unknown.items():
-        name = option.removeprefix("--").replace("-", "_")
-        settings[name] = _guess(words)
+    settings |= _unknown(result.extras)
     return Command(
         prefix=tuple(argv[:split]), model=model, settings=dict(sorted(settings.items())), problems=_problems(result)
     )
@@ -174,15 +172,11 @@ def _negative(name: str, argument: Argument) -> bool:
     return "--" + name.lstrip("-").replace("_", "-") == argument.negative
 
 
-def _lay(settings: dict[str, JsonValue], target: str, keys: list[str], value: JsonValue) -> None:
-    """Lay the value of a dotted name over the object in `target`; what is there and is no object gives way."""
+def _nested(keys: Sequence[str], value: JsonValue) -> JsonValue:
+    """The object that a dotted name sets: ['a', 'b'] and 1 make {'a': {'b': 1}}."""
     for key in reversed(keys):
         value = {key: value}
-    known = settings.get(target)
-    content: dict[str, JsonValue] = {}
-    merge(content, known)
-    merge(content, value)
-    settings[target] = content
+    return value
 
 
 def _expanded(value: JsonValue) -> JsonValue:
@@ -244,7 +238,9 @@ def _script(argv: Sequence[str]) -> int:
     while position < len(argv) and argv[position].startswith("-"):
         word = argv[position]
         position += 2 if word in ("-X", "-W") else 1
-        if re.fullmatch(r"-[a-zA-Z]*[mc]", word) and not word.startswith(("-X", "-W")):
+        if re.fullmatch(r"-[a-zA-Z]*c", word):
+            return len(argv)
+        if re.fullmatch(r"-[a-zA-Z]*m", word):
             break
     return position
 
@@ -264,9 +260,27 @@ def _relocate(words: Sequence[str]) -> list[str]:
     return list(words)
 
 
-def _guess(words: list[str]) -> JsonValue:
-    """The value of an unknown option, from the words after it."""
-    return True if not words else words[0] if len(words) == 1 else [*words]
+def _unknown(extras: Sequence[str]) -> dict[str, JsonValue]:
+    """The settings that unknown options (of a newer vLLM, say) seem to make: the words after each are its values."""
+    found: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in extras:
+        if re.match(r"--[A-Za-z]", word):
+            name, equals, value = word.removeprefix("--").partition("=")
+            values = found[name.replace("-", "_")] = [value] if equals else []
+        else:
+            values.append(word)
+    settings: dict[str, JsonValue] = {}
+    for name, words in found.items():
+        settings |= _unknown_one(name, True if not words else words[0] if len(words) == 1 else [*words])
+    return settings
+
+
+def _unknown_one(name: str, value: JsonValue) -> dict[str, JsonValue]:
+    """A setting of an argument that is in no catalogue: null says nothing, and a bare `--no-x` switches x off."""
+    if value is None:
+        return {}
+    return {name.removeprefix("no_"): False} if value is True and name.startswith("no_") else {name: value}
 
 
 def _problems(result: Scan) -> tuple[str, ...]:

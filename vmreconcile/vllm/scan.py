@@ -22,16 +22,12 @@ HELP = ("-h", "--help")
 
 @dataclass(slots=True)
 class Scan:
-    """What was read. `errors` are argparse's, in its order; `extras` the words that it would not recognise.
-
-    `unknown` holds the long options that are not in the catalogue, with the words after each.
-    """
+    """What was read. `errors` are argparse's, in its order; `extras` the words that it would not recognise."""
 
     model: str | None = None
     settings: dict[str, JsonValue] = field(default_factory=dict)
     errors: list[Refusal] = field(default_factory=list)
     extras: list[str] = field(default_factory=list)
-    unknown: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +45,11 @@ class Option:
     argument: Argument | None
     spelling: str
     explicit: str | None = None
+
+    @property
+    def word(self) -> str:
+        """The option as it stood."""
+        return self.spelling if self.explicit is None else f"{self.spelling}={self.explicit}"
 
 
 def scan(words: Sequence[str], catalogue: Catalogue) -> Scan:
@@ -100,7 +101,7 @@ def _respell(words: Sequence[str], catalogue: Catalogue) -> Iterator[str]:
 def _join_dotted(words: Iterator[str], catalogue: Catalogue, result: Scan) -> list[str]:
     """Gather `--a.b v` and `--a.b+ x,y` into one JSON word an argument, at the end of the line."""
     kept: list[str] = []
-    objects: dict[str, dict[str, JsonValue]] = {}
+    objects: dict[str, JsonValue] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not name.startswith("-") or "." not in name:
@@ -119,24 +120,21 @@ def _join_dotted(words: Iterator[str], catalogue: Catalogue, result: Scan) -> li
         value: JsonValue = [*text.split(",")] if name.endswith("+") else _loose(text, catalogue)
         for key in reversed(keys):
             value = {key: value}
-        merge(objects.setdefault(option, {}), value)
+        objects[option] = merge(objects.get(option), value)
     for option, content in objects.items():
         kept += [option, compact(content)]
     return kept
 
 
-def merge(into: dict[str, JsonValue], other: JsonValue) -> None:
-    """Lay `other` over `into`: objects part by part, lists one after the other, else the later value."""
-    if not isinstance(other, dict):
-        return
-    for key, value in other.items():
-        known = into.get(key)
-        if isinstance(known, dict) and isinstance(value, dict):
-            merge(known, value)
-        elif isinstance(known, list) and isinstance(value, list):
-            known += value
-        else:
-            into[key] = value
+def merge(one: JsonValue, other: JsonValue) -> JsonValue:
+    """Lay `other` over `one`: objects part by part, lists one after the other, else the later value."""
+    match one, other:
+        case dict(), dict():
+            return {**one, **{key: merge(one[key], value) if key in one else value for key, value in other.items()}}
+        case list(), list():
+            return [*one, *other]
+        case _:
+            return other
 
 
 def _loose(text: str, catalogue: Catalogue) -> JsonValue:
@@ -215,7 +213,9 @@ def _take(option: Option, following: list[str], result: Scan) -> int:
     """Store what an option says; answer how many of the following words it has taken."""
     argument = option.argument
     if argument is None:
-        return _take_unknown(option, following, result)
+        if option.spelling not in HELP:
+            result.extras.append(option.word)
+        return 0  # argparse takes the words after an unknown option for positionals
     if argument.kind in (Kind.BOOL, Kind.FLAG):
         if option.explicit is not None:
             result.errors.append(_refusal(argument, f"ignored explicit argument {option.explicit!r}"))
@@ -233,17 +233,6 @@ def _take(option: Option, following: list[str], result: Scan) -> int:
     else:
         _store(argument, words, result)
     return 0 if option.explicit is not None else len(words)
-
-
-def _take_unknown(option: Option, following: list[str], result: Scan) -> int:
-    """Keep an unknown option; the words after it stay where they are, for argparse takes them for positionals."""
-    if option.spelling in HELP:
-        return 0
-    word = option.spelling if option.explicit is None else f"{option.spelling}={option.explicit}"
-    result.extras.append(word)
-    if option.spelling.startswith("--"):
-        result.unknown[option.spelling] = following if option.explicit is None else [option.explicit]
-    return 0
 
 
 def _store(argument: Argument, words: list[str], result: Scan) -> None:
