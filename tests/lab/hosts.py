@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +170,21 @@ class Lab:
         """Run a shell command on `host` the way a person does: with OpenSSH, over the network."""
         argv = ["ssh", "-F", str(self.ssh_config), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
         return self.run([*argv, f"{user}@{host.address}", command], data=data)
+
+    def start_by_hand(
+        self, host: Host, argv: Sequence[str], *, user: str = "root", env: Mapping[str, str] | None = None
+    ) -> int:
+        """Start `argv` on `host` as a person does who logs in, starts it in the background and logs out; its pid there.
+
+        What it says goes to /tmp/by-hand-USER.log on the host.
+        """
+        words = ["env", *(f"{key}={value}" for key, value in (env or {}).items()), "nohup", "setsid", *argv]
+        done = self.ssh(host, f"{shlex.join(words)} >>/tmp/by-hand-{user}.log 2>&1 </dev/null & echo $!", user=user)
+        if done.returncode:
+            raise LabError(f"{host.name}: {shlex.join(argv)} was not started: {done.stderr.strip()}")
+        pid = int(done.stdout)
+        wait_until(lambda: not host.pids("setsid") & {pid}, 5, f"{argv[0]} to start on {host.name}")
+        return pid
 
     @contextlib.contextmanager
     def network(self) -> Iterator[None]:

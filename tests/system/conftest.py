@@ -56,4 +56,4 @@ def simulated_vllm(lab: Lab) -> str:
     folder = lab.shared / "simulator"
     done = lab.run([sys.executable, "-m", "vmreconcile.simulator", "install", str(folder)])
     assert done.returncode == 0, done.stderr
-    return str(folder / "vllm")
+    return str(folder / "bin/vllm")

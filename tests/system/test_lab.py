@@ -88,6 +88,7 @@ def test_user_units_run_without_a_login(lab: Lab, hosts: list[Host]) -> None:
     )
     done = lab.ssh(host, "systemctl --user daemon-reload && systemctl --user start vmreconcile-u", user="plain")
     assert done.returncode == 0, done.stderr
+    wait_until(lambda: host.pids("1002"), 5, "the unit")
     unit = next(process for process in host.processes() if "1002" in process.argv)
     assert unit.uid == 2003
     assert unit.group.endswith("/user@2003.service/app.slice/vmreconcile-u.service")
@@ -107,7 +108,7 @@ def test_reboot_keeps_files_and_address(lab: Lab, hosts: list[Host]) -> None:
     assert host.read("/proc/sys/kernel/random/boot_id") != before
     assert lab.ssh(host, "cat /var/lib/vmreconcile/word").stdout == "kept"
     assert not host.exists("/tmp/gone")
-    assert len(host.pids("1003")) == 1
+    wait_until(lambda: len(host.pids("1003")) == 1, 5, "the enabled unit")
 
 
 def test_a_reboot_from_within_comes_back(lab: Lab, hosts: list[Host]) -> None:
@@ -232,8 +233,11 @@ def test_reset_leaves_what_booted(lab: Lab, hosts: list[Host]) -> None:
     """Faults, units, files and processes of a test are gone after a reset; the host's own go on; it is quick."""
     host = hosts[0]
     own = {process.pid for process in host.processes() if process.group.endswith(("ssh.service", "dbus.service"))}
-    lab.ssh(host, "setsid sleep 1004 >/dev/null 2>&1 &")
-    lab.ssh(host, "mkdir -p ~/.local/state/vmreconcile; setsid sleep 1004 >/dev/null 2>&1 &", user="plain")
+    by_hand = lab.start_by_hand(host, ["sleep", "1004"], env={"WORD": "a b"})
+    lab.start_by_hand(host, ["sleep", "1004"], user="plain")
+    lab.ssh(host, "mkdir -p ~/.local/state/vmreconcile", user="plain")
+    started = next(process for process in host.processes() if process.pid == by_hand)
+    assert (started.argv, started.environ["WORD"], started.parent == 0) == (("sleep", "1004"), "a b", False)
     host.write("/etc/systemd/system/vmreconcile-s.service", "[Service]\nExecStart=/bin/sleep 1004\nRestart=always\n")
     host.shell("systemctl daemon-reload; systemctl start vmreconcile-s; echo x >/tmp/x")
     host.change_host_key()
@@ -242,7 +246,7 @@ def test_reset_leaves_what_booted(lab: Lab, hosts: list[Host]) -> None:
     host.remount_read_only("/etc/vmreconcile")
     host.hide_python()
     host.stop_sshd()
-    assert len(host.pids("1004")) == 3
+    wait_until(lambda: len(host.pids("1004")) == 3, 5, "three processes of the test")
     start = time.monotonic()
     lab.reset()
     assert time.monotonic() - start < 10
