@@ -140,13 +140,14 @@ class Lab:
         """Start `argv` in the hosts' network; `env` is laid over `environ()`. It is the caller's to end."""
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
         with self.space.network():
-            return subprocess.Popen(
+            process: subprocess.Popen[str] = subprocess.Popen(
                 list(argv),
                 env=self.environ() | dict(env or {}),
                 cwd=cwd or self.home,
                 text=True,
                 **streams,  # type: ignore[call-overload]
             )
+        return process
 
     def run(
         self,
