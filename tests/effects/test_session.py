@@ -202,6 +202,29 @@ def test_local_agent_has_a_session_of_its_own(
         assert os.getsid(pid) == pid != os.getsid(0)
 
 
+def test_the_real_agent(way: Connection, options: TransportOptions, tmp_path: Path) -> None:
+    """The agent of this installation: shipped at first, found in its cache the second time; it sees the host."""
+    state = tmp_path / "state"
+    way = dataclasses.replace(way, vllm_state_dir=str(state))
+    request = {
+        "do": "observe",
+        "salt": "ab" * 16,
+        "executables": [""],
+        "ports": [1],
+        "servers": None,
+        "http_timeout": 1.0,
+        "gpus": False,
+        "folders": {"config": str(tmp_path / "config"), "state": str(state)},
+    }
+    for shipped in (True, False):
+        with open_session(way, options) as session:
+            seen = session.request(request)["observation"]
+            assert session._shipped is shipped
+        assert isinstance(seen, dict)
+        assert isinstance(seen["host"], dict)
+        assert (seen["host"]["uid"], seen["host"]["agent"]) == (os.getuid(), session.archive.sha256)
+
+
 # --- Python on the host ---------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ class _File:
 
     def keys(self, name: str) -> list[KnownKey]:
         found = list(self.plain.get(name, ()))
-        found += [entry.key for entry in self.hashed if hmac.compare_digest(_digest(entry.salt, name), entry.digest)]
+        found += [entry.key for entry in self.hashed if _digest(entry.salt, name) == entry.digest]
         found += [key for patterns, key in self.patterns if _listed(patterns, name)]
         return found
 

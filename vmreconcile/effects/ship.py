@@ -38,11 +38,12 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 _PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(13, 7, -1)))
 
-# Starts the first Python that is new enough. 126 and 127: a shim or a file that is no Python after all. It is one line
-# without an exclamation mark or a backslash, because the login shell that reads it first may be csh or fish.
+# Starts the first Python that is new enough. 126 and 127: a shim or a file that is no Python after all; 2: Python 2,
+# which knows no -I. One line without an exclamation mark or a backslash, because the login shell that reads it first
+# may be csh or fish.
 _SCRIPT = (
     'b=$1; h=$2; s=$3; shift 3; for p in "$@"; do command -v "$p" >/dev/null 2>&1 || continue; '
-    f'"$p" -I -S -c "$b" "$h" "$s"; r=$?; case $r in {TOO_OLD}|126|127) ;; *) exit $r;; esac; done; exit {NO_PYTHON}'
+    f'"$p" -I -S -c "$b" "$h" "$s"; r=$?; case $r in {TOO_OLD}|2|126|127) ;; *) exit $r;; esac; done; exit {NO_PYTHON}'
 )
 
 # Runs on any Python, however old, and leaves standard input alone there. One line, without single quotes.

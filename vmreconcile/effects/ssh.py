@@ -45,6 +45,9 @@ if _logger.level == logging.NOTSET:
     _logger.setLevel(logging.CRITICAL)
 
 
+_one_run = threading.Lock()
+
+
 class _HungUpError(Exception):
     """The server closed the connection before it said anything: it may have too many at once (MaxStartups)."""
 
@@ -55,7 +58,8 @@ def start_remote(line: str, connection: Connection, options: TransportOptions) -
     Raises:
         UnreachableError: with one line that says why, and what to do.
     """
-    run = _run(options.home, options.connect_timeout, options.accept_new_host_keys, _Environment(options.environ))
+    with _one_run:
+        run = _run(options.home, options.connect_timeout, options.accept_new_host_keys, _Environment(options.environ))
     settings = run.settings(connection)
     login = Login(
         settings=settings,

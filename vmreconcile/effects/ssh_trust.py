@@ -1,4 +1,7 @@
-"""Whether the key that an SSH server shows is one to trust. Reads and writes known_hosts through `known_hosts` only."""
+"""Whether the key that an SSH server shows is one to trust. Reads and writes known_hosts through `known_hosts` only.
+
+Stricter than ssh on purpose: `StrictHostKeyChecking` in `~/.ssh/config` opens nothing here, only the option of the run.
+"""
 
 from __future__ import annotations
 
