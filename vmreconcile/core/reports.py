@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vmreconcile.errors import Diagnostic
+from vmreconcile.errors import Diagnostic, Severity
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Orphan, Phase, Stranger, Unreachable
 from vmreconcile.model.outcome import Outcome, Result, Status
@@ -26,7 +26,10 @@ def plan_json(plan: Plan) -> Json:
         "strangers": [stranger_json(stranger) for stranger in plan.strangers],
         "orphans": [orphan_json(orphan) for orphan in plan.orphans],
         "unreachable": [unreachable_json(host) for host in plan.unreachable],
-        "diagnostics": [diagnostic_json(diagnostic) for diagnostic in plan.diagnostics],
+        "diagnostics": [
+            *map(diagnostic_json, plan.diagnostics),
+            *(note_json(change) for change in plan.changes if change.note),
+        ],
     }
 
 
@@ -40,8 +43,8 @@ def summary_json(plan: Plan) -> Json:
 
 
 def change_json(change: Change) -> Json:
-    """One change; `note` and `remedy` only where there are any."""
-    out: Json = {
+    """One change, with exactly the contract's keys; its note goes to the diagnostics."""
+    return {
         "server": str(change.server),
         "host": change.server.host,
         "model": change.server.model,
@@ -50,19 +53,27 @@ def change_json(change: Change) -> Json:
         "disruptive": change.disruptive,
         "fields": [field_json(field) for field in change.fields],
     }
-    if change.note:
-        out["note"] = change.note
-    if change.remedy:
-        out["remedy"] = change.remedy
-    return out
 
 
 def field_json(field: Field) -> Json:
     """One differing field."""
-    out: Json = {"path": field.path, "before": field.before, "after": field.after}
-    if field.origin:
-        out["origin"] = field.origin
-    return out
+    return {"path": field.path, "before": field.before, "after": field.after}
+
+
+def note_json(change: Change) -> Json:
+    """What a person is told beside a change, such as who holds the port, in a diagnostic's shape."""
+    blocked = change.action is Action.BLOCKED
+    return {
+        "file": None,
+        "line": None,
+        "column": None,
+        "severity": (Severity.ERROR if blocked else Severity.WARNING).value,
+        "code": change.reason.value,
+        "summary": f"{change.server}: {change.note}",
+        "why": "",
+        "remedy": change.remedy,
+        "suggestion": "",
+    }
 
 
 def _server_json(change: Change) -> Json:
@@ -70,13 +81,12 @@ def _server_json(change: Change) -> Json:
         "server": str(change.server),
         "host": change.server.host,
         "action": change.action.value,
-        "reason": change.reason.value,
         "phase": change.phase.value,
     }
 
 
 def _unreachable_server_json(server: ServerId) -> Json:
-    return {"server": str(server), "host": server.host, "action": "noop", "reason": "unreachable", "phase": "unknown"}
+    return {"server": str(server), "host": server.host, "action": "noop", "phase": "unknown"}
 
 
 def stranger_json(stranger: Stranger) -> Json:
@@ -86,15 +96,12 @@ def stranger_json(stranger: Stranger) -> Json:
         "pid": stranger.pid,
         "port": stranger.port,
         "what": stranger.what,
-        "user": stranger.user,
-        "why": stranger.why,
     }
 
 
 def orphan_json(orphan: Orphan) -> Json:
-    """A worker whose root is gone; `server` where it is ours."""
-    server = str(ServerId.from_slug(orphan.server, orphan.host)) if orphan.server else None
-    return {"host": orphan.host, "pid": orphan.pid, "gpu_memory_bytes": orphan.gpu_memory_bytes, "server": server}
+    """A worker whose root is gone."""
+    return {"host": orphan.host, "pid": orphan.pid, "gpu_memory_bytes": orphan.gpu_memory_bytes}
 
 
 def unreachable_json(host: Unreachable) -> Json:
