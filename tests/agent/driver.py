@@ -62,7 +62,7 @@ class Agent:
         noise: bytes = b"",
         archive: bytes | None = None,
     ) -> None:
-        """Start the bootstrap under `python`; `prefix` (sudo, nsenter) goes before it, `noise` before the magic line."""
+        """Start the bootstrap under `python`; `prefix` (sudo, nsenter) goes before it, `noise` before the magic."""
         self.folders: dict[str, str] | None = {"config": f"{root}/config", "state": f"{root}/state"}
         self.archive = build_archive() if archive is None else archive
         self.digest = sha256(self.archive).hexdigest()
