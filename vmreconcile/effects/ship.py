@@ -9,8 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import importlib.metadata
-import importlib.resources
+import importlib.util
 import io
 import posixpath
 import shlex
@@ -20,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
+from vmreconcile.errors import VmreconcileError
 
+if TYPE_CHECKING:
     from vmreconcile.model.connection import Connection
 
 PACKAGE = "vmreconcile_agent"
@@ -67,8 +66,8 @@ class Archive:
 @functools.cache
 def agent_archive() -> Archive:
     """Build the archive of this installation, once a process; equal sources give equal bytes."""
-    agent = importlib.resources.files("vmreconcile") / "agent"
-    members = {f"{PACKAGE}/{name}": content for name, content in _sources(agent)}
+    agent = Path(__file__).parents[1] / "agent"
+    members = {f"{PACKAGE}/{path.relative_to(agent).as_posix()}": path.read_bytes() for path in agent.rglob("*.py")}
     bootstrap = members.pop(f"{PACKAGE}/bootstrap.py").decode()
     members["pynvml.py"] = _pynvml()
     content = pack(members)
@@ -138,15 +137,12 @@ def _head(bootstrap: str) -> str:
 
 
 def _pynvml() -> bytes:
-    """NVIDIA's bindings as installed beside us: one file, plain ctypes, found without importing it."""
-    return Path(str(importlib.metadata.distribution("nvidia-ml-py").locate_file("pynvml.py"))).read_bytes()
+    """NVIDIA's bindings as nvidia-ml-py installed them beside us: one file, found without importing it.
 
-
-def _sources(folder: Traversable, prefix: str = "") -> list[tuple[str, bytes]]:
-    found: list[tuple[str, bytes]] = []
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            found += _sources(entry, f"{prefix}{entry.name}/")
-        elif entry.name.endswith(".py"):
-            found.append((prefix + entry.name, entry.read_bytes()))
-    return found
+    An old distribution named pynvml puts a folder of that name next to it, which Python would import instead.
+    """
+    spec = importlib.util.find_spec("pynvml")
+    if spec is None or spec.origin is None:
+        raise VmreconcileError("nvidia-ml-py is not installed beside vmreconcile", remedy="install vmreconcile anew")
+    found = Path(spec.origin)
+    return (found.parents[1] / "pynvml.py" if found.name == "__init__.py" else found).read_bytes()
