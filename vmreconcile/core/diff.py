@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +21,10 @@ OWNED_PATHS = frozenset({"port", "revision"})
 """Settings that stand beside `args` in a model file, so their field's path has no `args.` before it."""
 
 
+STARS = "***"
+"""What the agent puts in place of secrets in arguments (docs/wire.md)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
     """What differs, by what it takes to mend: `files` are written anew, all else needs a new process."""
@@ -32,8 +38,9 @@ class Drift:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """All of them, in the order a person wants to read them."""
-        return (*self.settings, *self.program, *self.environment, *self.token, *self.version, *self.files)
+        """What a person wants to read: the process's own; its files, which follow, only where they alone differ."""
+        process = (*self.settings, *self.program, *self.environment, *self.token, *self.version)
+        return process or self.files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +74,11 @@ def drift_of(subject: Subject) -> Drift:
 
 
 def _settings(subject: Subject, process: Process) -> tuple[Field, ...]:
-    wanted = subject.wanted
-    command = from_argv(process.argv, subject.catalogue)
+    wanted, argv = subject.wanted, subject.launch.argv
+    seen = process.argv[-len(argv) :]
+    if seen == argv or (len(seen) == len(argv) and all(map(_alike, seen, argv))):
+        return ()  # word for word what would be started
+    command = _command(process.argv, subject.catalogue)
     if command is None:
         return (Field(path="argv", before=" ".join(process.argv)[:200], after="a vLLM command line"),)
     fields = []
@@ -81,6 +91,17 @@ def _settings(subject: Subject, process: Process) -> tuple[Field, ...]:
         fields.append(_field(wanted, path, before, after))
     fields += [Field(path=f"args.{problem}", before="given", after=None) for problem in command.problems]
     return tuple(fields)
+
+
+_command = functools.lru_cache(maxsize=4096)(from_argv)
+"""A fleet runs the same few command lines many times."""
+
+
+def _alike(seen: str, word: str) -> bool:
+    """Whether an argument as the agent shows it, what looks like a secret replaced by stars, can be `word`."""
+    return seen == word or (
+        STARS in seen and re.fullmatch(".*".join(map(re.escape, seen.split(STARS))), word, re.DOTALL) is not None
+    )
 
 
 def _program(subject: Subject, process: Process) -> tuple[Field, ...]:

@@ -20,6 +20,9 @@ from vmreconcile.vllm.catalogue import catalogue_for
 from vmreconcile.vllm.command import SECRET_ARGUMENTS, from_argv
 
 HIDDEN = "(hidden)"
+ORIGIN_OF = {"hf_token": "token"}
+"""Where a field's name in files differs from its name in `DesiredServer`."""
+
 Json = dict[str, JsonValue]
 
 
@@ -73,7 +76,7 @@ def _wanted(server: DesiredServer) -> Json:
     }
     origins = server.origins
     out: Json = {
-        name: {"value": value, "origin": str(origins[name]) if name in origins else "default"}
+        name: {"value": value, "origin": str(origins.get(ORIGIN_OF.get(name, name), "default"))}
         for name, value in fields.items()
     }
     out["args"] = {
