@@ -51,11 +51,11 @@ class Refused(Exception):  # noqa: N818 - an answer, not a failure of the test
 
 
 class Agent:
-    """One agent process with its own folders."""
+    """One agent process with its own folders; root None means the user's default ones."""
 
     def __init__(
         self,
-        root: Path,
+        root: Path | None,
         *,
         python: str = sys.executable,
         prefix: tuple[str, ...] = (),
@@ -63,13 +63,17 @@ class Agent:
         archive: bytes | None = None,
     ) -> None:
         """Start the bootstrap under `python`; `prefix` (sudo, nsenter) goes before it, `noise` before the magic."""
-        self.folders: dict[str, str] | None = {"config": f"{root}/config", "state": f"{root}/state"}
+        self.folders = {"config": f"{root}/config", "state": f"{root}/state"} if root else None
         self.archive = build_archive() if archive is None else archive
         self.digest = sha256(self.archive).hexdigest()
         self.sent_archive = 0
         self.number = 0
-        argv = [*prefix, python, "-I", "-S", "-X", "utf8", "-c", BOOTSTRAP, self.digest, str(root)]
-        environ = {"PATH": os.environ["PATH"], "HOME": str(root), "HF_TOKEN": "hf_sessiontokenthatmustnotleak"}
+        argv = [*prefix, python, "-I", "-S", "-X", "utf8", "-c", BOOTSTRAP, self.digest, str(root or "")]
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(root or "/root"),
+            "HF_TOKEN": "hf_sessiontokenthatmustnotleak",
+        }
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
         )

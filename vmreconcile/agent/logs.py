@@ -61,16 +61,17 @@ def log(request: dict[str, Any], folders: Folders, channel: Channel, progress: C
     secrets = sorted({value for name, value in entries.items() if masks.is_secret_name(name) and len(value) >= 6})
     lines = Lines(tuple(secrets), progress)
     follow = channel if request.get("follow") else None
-    if units.is_unit_record(seen.records.get(str(slug))) or _has_unit(str(slug), folders):
+    if is_journal(str(slug), seen.records.get(str(slug)), folders):
         _journal(str(slug), count, lines, (folders, follow))
     else:
         _file(folders.log(str(slug)), count, lines, follow)
     return {}
 
 
-def _has_unit(slug: str, folders: Folders) -> bool:
-    """Whether a unit file of this server is there."""
-    return os.path.exists("{}/{}{}{}".format(folders.unit_folder(), PREFIX, slug, SUFFIX))
+def is_journal(slug: str, record: object, folders: Folders) -> bool:
+    """Whether a server's log is the journal: it has a unit, and the unit does not write to our log file."""
+    unit = "{}/{}{}{}".format(folders.unit_folder(), PREFIX, slug, SUFFIX)
+    return (units.is_unit_record(record) or os.path.exists(unit)) and not os.path.exists(folders.log(slug))
 
 
 def tail_offset(fd: int, count: int) -> int:
@@ -114,13 +115,22 @@ def _file(path: str, count: int, lines: Lines, follow: Channel | None) -> None:
 
 
 def _journal(slug: str, count: int, lines: Lines, where: tuple[Folders, Channel | None]) -> None:
-    """Send what the journal has of a unit; followed, until the controller says something."""
+    """Send what the journal has of a unit; followed, until the controller says something.
+
+    Raises:
+        Problem: `no-log` where we may not read it: without a journal on disk, a user's units log to the system's.
+    """
     folders, follow = where
     scope = units.scope(folders.uid)
     unit = PREFIX + slug + SUFFIX
     chosen = "--unit=" + unit if scope == "system" else "--user-unit=" + unit
     argv = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--all", chosen, "--lines={}".format(count)]
-    environment = command.environment(units.surroundings(scope, folders.uid))
+    surroundings = units.surroundings(scope, folders.uid)
+    said = command.run(["journalctl", "--no-pager", "--lines=1", chosen], 30, surroundings)[1]
+    if "insufficient permissions" in said:
+        where = "add the user to group systemd-journal, or make /var/log/journal"
+        raise Problem("no-log", "{} may not read the journal of {}: {}".format(folders.user, unit, where))
+    environment = command.environment(surroundings)
     pid, source = command.start([*argv, "--follow"] if follow else argv, environment)
     try:
         os.set_blocking(source, follow is None)

@@ -164,7 +164,7 @@ class Observation:
         runtime = record.get("runtime") if record else None
         if runtime is None:
             runtime = "systemd" if properties else "process" if record else None
-        journal = runtime == "systemd"
+        journal = runtime == "systemd" and not os.path.exists(self.folders.log(slug))
         return {
             "slug": slug,
             "record": record,

@@ -190,7 +190,11 @@ def remove_any_file(step: Step, folders: Folders) -> Step:
 
 
 def write_record(step: Step, folders: Folders) -> Step:
-    """The ownership record. What a running process is known by is kept: without it, it would be a stranger."""
+    """The ownership record. What a running process is known by is kept: without it, it would be a stranger.
+
+    The folder of logs is made along with it, for units that write there: systemd makes the file, not the folder.
+    """
+    os.close(open_folder(folders.state + "/log", folders.state, folders.uid, create=True))
     path = folders.record(step["slug"])
     record = dict(step["record"])
     try:
