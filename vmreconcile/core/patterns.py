@@ -59,10 +59,9 @@ def select(pattern: str, inventory: Inventory, *, retry: Retry | None = None) ->
             chosen.append(word)
             continue
         matched = _matches(word[1:] if word[0] in "&!" else word, inventory)
-        if word[0] == "!":
-            chosen = [host for host in chosen if host not in set(matched)]
-        elif word[0] == "&":
-            chosen = [host for host in chosen if host in set(matched)]
+        if word[0] in "&!":
+            meant, wanted = set(matched), word[0] == "&"
+            chosen = [host for host in chosen if (host in meant) is wanted]
         else:
             chosen.extend(matched)
     return tuple(dict.fromkeys(chosen))
@@ -144,13 +143,16 @@ def _split_subscript(word: str) -> tuple[str, tuple[int, int | None] | None]:
 
 
 def _groups_and_hosts(name: str, inventory: Inventory) -> tuple[bool, list[str]]:
-    """Match groups, and hosts where no group matched or the word may mean several names."""
-    expression = _expression(name)
-    groups = [group for group in inventory.groups if expression.match(group)]
-    hosts = [host for group in groups for host in inventory.hosts_of(group)]
-    if not groups or name[0] == "~" or any(special in name for special in ".?*["):
+    """Match groups, and hosts where no group matched or the word may mean several names (a dot counts as that)."""
+    if name[:1] == "~" or any(special in name for special in "?*["):
+        expression = _expression(name)
+        groups = [group for group in inventory.groups if expression.match(group)]
+        hosts = [host for group in groups for host in inventory.hosts_of(group)]
         hosts.extend(host for host in inventory.hosts if expression.match(host))
-    return bool(groups), hosts
+        return bool(groups), hosts
+    if name in inventory.groups:
+        return True, [*inventory.hosts_of(name), *([name] if "." in name and name in inventory.hosts else [])]
+    return False, [name] if name in inventory.hosts else []
 
 
 def _expression(name: str) -> re.Pattern[str]:

@@ -203,7 +203,7 @@ FILES = st.dictionaries(
 
 
 @given(first=ini(), second=YAML, files=FILES, order=st.permutations(["one", "two.yml"]))
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_generated_inventories_are_read_as_by_ansible(
     oracle: Oracle,
     tmp_path_factory: pytest.TempPathFactory,

@@ -282,10 +282,25 @@ def test_a_bomb_of_aliases_is_read_in_time() -> None:
     assert "a29" in read().hosts["h"].variables
 
 
-def test_deep_nesting_is_no_crash() -> None:
+@pytest.mark.parametrize("depth", [900, 50_000])
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("hosts.json", '{"all": {"vars": {"x": ', "}}}"),
+        ("hosts.yml", "all: {vars: {x: ", "}}"),
+    ],
+)
+def test_deep_nesting_is_no_crash(name: str, before: str, after: str, depth: int) -> None:
     """Whatever the parser's limit is, the user reads a problem, not a traceback."""
-    write({"hosts.json": '{"all": {"vars": {"x": ' + "[" * 100_000 + "]" * 100_000 + "}}}"})
-    assert problems("hosts.json")[0].code in ("too-deep", "yaml-syntax")
+    write({name: before + "[" * depth + "]" * depth + after})
+    assert [problem.code for problem in problems(name)] == ["too-deep"]
+
+
+@pytest.mark.parametrize("depth", [900, 50_000])
+def test_deep_groups_are_no_crash(depth: int) -> None:
+    """The same for groups."""
+    write({"hosts.yml": "{a: {children: " * depth + "{}" + "}}" * depth})
+    assert "too-deep" in {problem.code for problem in problems()}
 
 
 @pytest.mark.parametrize(

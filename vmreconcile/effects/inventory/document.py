@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is ten times as fast
 _TAG = "tag:yaml.org,2002:"
+_SAFE_DEPTH = 5000
 _SPACE = " \t\r\n"
 VAULT_HEADER = "$ANSIBLE_VAULT;"
 
@@ -69,13 +70,24 @@ def parse(text: str, file: str, problems: Problems) -> yaml.Node | None:
     except ValueError:
         return _parse_yaml(text, file, problems)
     except RecursionError:
-        problems.error(Place(file=file), "too-deep", "is nested too deeply", remedy="Flatten it.")
+        _too_deep(file, problems)
         return None
-    return _JsonReader(text).read()
+    try:
+        return _JsonReader(text).read()
+    except RecursionError:
+        _too_deep(file, problems)
+        return None
+
+
+def _too_deep(file: str, problems: Problems) -> None:
+    problems.error(Place(file=file), "too-deep", "is nested too deeply", remedy="Flatten it.")
 
 
 def _parse_yaml(text: str, file: str, problems: Problems) -> yaml.Node | None:
     try:
+        if text.count("[") + text.count("{") > _SAFE_DEPTH and _is_too_deep(text):
+            _too_deep(file, problems)
+            return None
         loader = _Loader(text)
         try:
             node: yaml.Node | None = loader.get_single_node()
@@ -91,9 +103,22 @@ def _parse_yaml(text: str, file: str, problems: Problems) -> yaml.Node | None:
         problems.error(Place(file=file, line=line), "yaml-syntax", f"is not YAML: {what}", remedy="Take it out.")
         return None
     except RecursionError:
-        problems.error(Place(file=file), "too-deep", "is nested too deeply", remedy="Flatten it.")
+        _too_deep(file, problems)
         return None
     return node
+
+
+def _is_too_deep(text: str) -> bool:
+    """Tell whether collections are nested too deeply, without the recursion that would overflow libyaml's C stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _SAFE_DEPTH:
+            return True
+    return False
 
 
 def _report_syntax(error: yaml.MarkedYAMLError, text: str, file: str, problems: Problems) -> None:

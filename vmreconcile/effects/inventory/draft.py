@@ -39,10 +39,11 @@ class DraftGroup:
 
 @dataclass(slots=True)
 class DraftHost:
-    """A host: the groups that name it themselves, and its own variables."""
+    """A host: the groups that name it themselves, those it was taken out of, and its own variables."""
 
     name: str
     groups: dict[str, None] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
     variables: dict[str, Setting] = field(default_factory=dict)
 
 
@@ -130,7 +131,7 @@ class Draft:
     def groups_of(self, host: str) -> frozenset[str]:
         """Name every group that a host is in, however far up."""
         direct = self.hosts[host].groups
-        return frozenset(direct).union(*(self.above(group) for group in direct))
+        return frozenset(direct).union(*(self.above(group) for group in direct)) - self.hosts[host].left
 
     def close(self) -> None:
         """Settle who is in `all` and `ungrouped`, once every source is read.
@@ -144,9 +145,9 @@ class Draft:
         for name, host in self.hosts.items():
             groups = self.groups_of(name)
             if "ungrouped" in groups:
-                if groups - {"all", "ungrouped"}:
-                    self.groups["ungrouped"].hosts.pop(name, None)
-                    host.groups.pop("ungrouped", None)
+                if groups - {"all", "ungrouped"} and "ungrouped" in host.groups:
+                    del self.groups["ungrouped"].hosts[name], host.groups["ungrouped"]
+                    self._leave(host, groups, "ungrouped")
             elif groups <= {"all"}:
                 self.add_child("ungrouped", name)
 
@@ -162,6 +163,16 @@ class Draft:
         for name in self.groups:
             depth(name)
         return depths
+
+    def _leave(self, host: DraftHost, groups: frozenset[str], group: str) -> None:
+        """Take a host out of a group and of those above that hold no other group of its, as Ansible does.
+
+        (It stays out of `ungrouped` even where another group of its is below that.)
+        """
+        host.left.add(group)
+        for above in sorted(self.above(group) - {"all"} - host.left):
+            if not any(above in self.above(other) for other in groups - host.left):
+                self._leave(host, groups, above)
 
     def _loop(self, parent: str, child: str) -> str:
         """Describe the way from `child` down to `parent` and back."""

@@ -58,10 +58,10 @@ class _Reading:
 
     def source(self, source: Path | str) -> None:
         path = Path(source)
-        if path.is_dir():
+        if str(source) and path.is_dir():
             if not self._folder(path):
                 self._error(path, "empty-folder", "holds no inventory", remedy=_INIT)
-        elif path.exists():
+        elif str(source) and path.exists():
             self._file(path)
         elif "," in str(source):
             self._comma_list(str(source))

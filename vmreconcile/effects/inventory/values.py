@@ -55,8 +55,10 @@ class Values:
             self._problems.error(
                 place_of(error.node, self._file), "yaml-value", str(error), remedy="Quote it, or write it otherwise."
             )
-            self._open.clear()
-            return None
+        except RecursionError:
+            self._problems.error(place_of(node, self._file), "too-deep", "is nested too deeply", remedy="Flatten it.")
+        self._open.clear()
+        return None
 
     def pairs(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, Scalar, yaml.Node]]:
         """Give the (key node, key, value node) of a mapping, merge keys resolved; the last duplicate counts.

@@ -10,10 +10,10 @@ import yaml
 from vmreconcile.effects.inventory.adding import Adding, Variables
 from vmreconcile.effects.inventory.document import place_of
 from vmreconcile.effects.inventory.values import Scalar, Values
+from vmreconcile.errors import Place
 
 if TYPE_CHECKING:
     from vmreconcile.effects.inventory.problems import Problems
-    from vmreconcile.errors import Place
     from vmreconcile.model.values import JsonValue
 
 _SECTIONS = ("hosts", "vars", "children")
@@ -23,8 +23,11 @@ _TAG = "tag:yaml.org,2002:"
 def add_groups(root: yaml.MappingNode, file: str, adding: Adding) -> None:
     """Add every group of an inventory file's top level."""
     source = _YamlGroups(file, adding)
-    for key_node, name, value in source.values.pairs(root):
-        source.group(key_node, name, value)
+    try:
+        for key_node, name, value in source.values.pairs(root):
+            source.group(key_node, name, value)
+    except RecursionError:
+        adding.problems.error(Place(file=file), "too-deep", "groups are nested too deeply", remedy="Flatten them.")
 
 
 def variables_of(node: yaml.MappingNode, values: Values, file: str, problems: Problems) -> Variables:
