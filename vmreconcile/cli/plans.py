@@ -39,7 +39,7 @@ def plan(arguments: argparse.Namespace) -> int:
         print_json(plan_json(found))
     else:
         style = style_for(sys.stdout, no_color=arguments.no_color)
-        print(plan_text(found, style, explain=arguments.explain))
+        print(plan_text(found, style, explain=arguments.explain, following="vmreconcile apply"))
         if arguments.out:
             note(f"written: {arguments.out}; carry it out with: vmreconcile apply {arguments.out}")
     return plan_code(found, detailed=arguments.detailed_exitcode)

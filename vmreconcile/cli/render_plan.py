@@ -22,8 +22,8 @@ COLOR = {
 LONGEST_VALUE = 60
 
 
-def plan_text(plan: Plan, style: Style, *, explain: bool = False) -> str:
-    """The whole plan, its last line the summary with the next command."""
+def plan_text(plan: Plan, style: Style, *, explain: bool = False, following: str = "") -> str:
+    """The whole plan, its last line the summary, with the command to go on with where one is given."""
     lines: list[str] = []
     hosts = sorted({change.server.host for change in plan.changes} | {host.host for host in plan.unreachable})
     hosts = sorted({*hosts, *(each.host for each in plan.strangers), *(each.host for each in plan.orphans)})
@@ -38,7 +38,7 @@ def plan_text(plan: Plan, style: Style, *, explain: bool = False) -> str:
         lines += _others(plan, host, style)
     if lines:
         lines.append("")
-    return "\n".join([*lines, summary_line(plan)])
+    return "\n".join([*lines, summary_line(plan, following)])
 
 
 def _unreachable(host: Unreachable, style: Style) -> str:
@@ -108,14 +108,14 @@ def _others(plan: Plan, host: str, style: Style) -> list[str]:
     return lines
 
 
-def summary_line(plan: Plan) -> str:
+def summary_line(plan: Plan, following: str = "") -> str:
     """`1 to start, 1 to retune, 5 in sync; 1 host unreachable.   Next: vmreconcile apply`."""
     counts = _counts(plan.changes)
     text = ", ".join(counts) or "no servers"
     hosts = len(plan.unreachable)
     away = f"; {hosts} host{'s' if hosts > 1 else ''} unreachable" if hosts else ""
-    following = "   Next: vmreconcile apply" if plan.pending else ""
-    return f"{text}{away}.{following}"
+    onward = f"   Next: {following}" if following and plan.pending else ""
+    return f"{text}{away}.{onward}"
 
 
 def _counts(changes: Iterable[Change]) -> list[str]:
