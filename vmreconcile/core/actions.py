@@ -37,7 +37,7 @@ def decide(wanted: DesiredState, observed: ObservedServer, phase: Phase, drift: 
         case DesiredState.RUNNING:
             return _keep_running(phase, drift)
         case DesiredState.STOPPED:
-            return _stop(observed)
+            return _stop(observed, phase)
         case DesiredState.ABSENT:
             return _remove(observed, Reason.WANTED_ABSENT)
         case _:
@@ -108,7 +108,7 @@ def _keep_running(phase: Phase, drift: Drift) -> Decision:
 
 def _settings_reason(fields: tuple[Field, ...]) -> Reason:
     paths = {field.path for field in fields}
-    if "model" in paths:
+    if paths & {"model", "revision"}:
         return Reason.MODEL_CHANGED
     return Reason.PORT_CHANGED if paths == {"port"} else Reason.ARGS_CHANGED
 
@@ -118,11 +118,11 @@ def _program_reason(fields: tuple[Field, ...]) -> Reason:
     return Reason.RUNTIME_CHANGED if runtime else Reason.EXECUTABLE_CHANGED
 
 
-def _stop(observed: ObservedServer) -> Decision:
+def _stop(observed: ObservedServer, phase: Phase) -> Decision:
     unit = observed.unit
     running = observed.process is not None or bool(observed.orphans)
     comes_back = unit is not None and (unit.enabled == "enabled" or unit.active in {"activating", "active"})
-    if running or comes_back:
+    if running or comes_back or phase is Phase.CRASHED:
         return Decision(action=Action.STOP, reason=Reason.WANTED_STOPPED, disruptive=observed.process is not None)
     return IN_SYNC
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from vmreconcile.core.diff import Subject, release
 from vmreconcile.model.observed import PortHolder
 from vmreconcile.model.plan import Reason
-from vmreconcile.vllm.catalogue import versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,7 @@ def _executable(subject: Subject) -> Block | None:
 
 def _argument(subject: Subject) -> Block | None:
     version = subject.host.installed(subject.wanted.executable).version
-    if version is None or release(version) not in versions():
+    if version is None or release(version) != subject.catalogue.version:
         return None  # no catalogue for just this version: vLLM itself decides
     unknown = sorted(name for name in subject.wanted.settings if subject.catalogue.canonical(name) is None)
     if not unknown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ class Known:
 
 def fingerprint(salt: str, name: str, value: str) -> str:
     """First 16 hex digits of HMAC-SHA256 over `NAME=value`; `salt` is hex and new in each run."""
-    return hmac.new(bytes.fromhex(salt), f"{name}={value}".encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.digest(bytes.fromhex(salt), f"{name}={value}".encode(errors="replace"), "sha256").hex()[:16]
 
 
 def shown(name: str, value: str | None) -> str | None:

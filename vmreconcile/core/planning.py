@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vmreconcile.core.actions import Decision, decide, decide_unclaimed, exists
-from vmreconcile.core.blocks import block_of
+from vmreconcile.core.blocks import Block, block_of
 from vmreconcile.core.diff import Drift, Subject, drift_of
 from vmreconcile.core.fingerprints import Known
 from vmreconcile.core.launching import launch_settings, make_launch
@@ -15,9 +15,9 @@ from vmreconcile.core.phases import phase_of, runtime_of
 from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import FleetView, HostView, ObservedServer
+from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Phase
 from vmreconcile.model.plan import Action, Change, Gate, Plan, Reason
-from vmreconcile.model.steps import Step
+from vmreconcile.model.steps import RemoveServer, Step
 from vmreconcile.model.values import JsonValue
 from vmreconcile.runtimes.registry import choose
 from vmreconcile.vllm.catalogue import catalogue_for
@@ -36,7 +36,7 @@ class Options:
     restart: frozenset[ServerId] = frozenset()
     """Servers to restart even where nothing differs."""
     actions: frozenset[Action] | None = None
-    """Actions that may be planned; None means all. A server that needs another one is left as it is."""
+    """Actions that may be planned for wanted servers; None means all. One that needs another is left as it is."""
 
 
 def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
@@ -50,7 +50,7 @@ def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
         changes += _plan_host(by_host.get(host.host, []), host, options, unsafe_prune=host.host in shared)
     gone = {unreachable.host for unreachable in view.unreachable}
     return Plan(
-        changes=tuple(sorted((_narrowed(change, options) for change in changes), key=lambda change: change.server)),
+        changes=tuple(sorted(changes, key=lambda change: change.server)),
         strangers=tuple(stranger for host in view.hosts for stranger in host.strangers),
         orphans=tuple(orphan for host in view.hosts for orphan in host.orphans),
         unreachable=view.unreachable,
@@ -61,33 +61,65 @@ def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
     )
 
 
-def _narrowed(change: Change, options: Options) -> Change:
-    if options.actions is None or not change.pending or change.action in options.actions:
-        return change
-    return replace(
-        change, action=Action.NOOP, disruptive=False, stops=(), steps=(), gate=None, note="differs: vmreconcile plan"
-    )
-
-
 def _selected(server: ServerId, options: Options) -> bool:
     return options.only is None or server in options.only
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """A wanted server with what is to be done to it, as long as nothing blocks that."""
+
+    subject: Subject
+    phase: Phase
+    decision: Decision
+    moves: bool
+    """Whether it goes to another port."""
+
+    @property
+    def starts(self) -> bool:
+        return self.decision.action in {Action.START, Action.RESTART, Action.RETUNE}
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it gives up the ports that it listens on."""
+        return self.decision.action in {Action.STOP, Action.REMOVE} or (self.decision.disruptive and self.moves)
+
+
 def _plan_host(wanted: list[DesiredServer], host: HostView, options: Options, *, unsafe_prune: bool) -> list[Change]:
-    subjects = [subject_of(server, host, options.known) for server in wanted]
-    drifts = [drift_of(subject) for subject in subjects]
-    leaving = _leaving(list(zip(subjects, drifts, strict=True)))
-    changes = [
-        _change(subject, drift, leaving, restart=subject.wanted.id in options.restart)
-        for subject, drift in zip(subjects, drifts, strict=True)
-        if _selected(subject.wanted.id, options)
-    ]
+    judged = [_judge(subject_of(server, host, options.known), options) for server in wanted]
+    judged = [each for each in judged if _selected(each.subject.wanted.id, options)]
     slugs = {server.id.slug for server in wanted}
+    unclaimed: list[Change] = []
+    freed: dict[int, str] = {}
     for observed in host.servers:
         server = ServerId.from_slug(observed.slug, host.host)
         if observed.slug not in slugs and exists(observed) and _selected(server, options):
-            changes.append(_unclaimed(server, observed, host, prune=options.prune and not unsafe_prune))
-    return changes
+            change = _unclaimed(server, observed, host, prune=options.prune and not unsafe_prune)
+            unclaimed.append(change)
+            if change.pending:
+                freed |= _ports(observed)
+    blocks = _blocks(judged, freed)
+    return [*unclaimed, *(_change(each, blocks.get(each.subject.wanted.id)) for each in judged)]
+
+
+def _ports(observed: ObservedServer) -> dict[int, str]:
+    """The ports that a server of ours listens on, each with its slug."""
+    return dict.fromkeys(observed.process.ports if observed.process else (), observed.slug)
+
+
+def _blocks(judged: list[_Judged], freed: Mapping[int, str]) -> dict[ServerId, Block]:
+    """What keeps servers from starting. A blocked one keeps its port, which may block the next."""
+    blocks: dict[ServerId, Block] = {}
+    while True:
+        leaving = dict(freed)
+        for each in judged:
+            if each.leaves and each.subject.wanted.id not in blocks:
+                leaving |= _ports(each.subject.observed)
+        found = {each.subject.wanted.id: block_of(each.subject, leaving) for each in judged if each.starts}
+        now = {server: block for server, block in found.items() if block is not None}
+        if now.keys() == blocks.keys():
+            return now
+        blocks = now
 
 
 def subject_of(server: DesiredServer, host: HostView, known: Known) -> Subject:
@@ -111,43 +143,36 @@ def decision_of(subject: Subject, drift: Drift) -> Decision:
     return decide(subject.wanted.state, subject.observed, phase, drift)
 
 
-def _leaving(pairs: list[tuple[Subject, Drift]]) -> dict[int, str]:
-    """Ports that our own servers give up in this plan, with their slugs."""
-    ports: dict[int, str] = {}
-    for subject, drift in pairs:
-        decision = decision_of(subject, drift)
-        moved = any(field.path == "port" for field in drift.settings)
-        if decision.action in {Action.STOP, Action.REMOVE} or (decision.disruptive and moved):
-            ports |= dict.fromkeys(
-                subject.observed.process.ports if subject.observed.process else (), subject.observed.slug
-            )
-    return ports
-
-
-def _change(subject: Subject, drift: Drift, leaving: Mapping[int, str], *, restart: bool) -> Change:
-    decision = decision_of(subject, drift)
-    if restart and subject.observed.process and not decision.disruptive:
-        decision = Decision(action=Action.RESTART, reason=Reason.REQUESTED, disruptive=True, fields=decision.fields)
+def _judge(subject: Subject, options: Options) -> _Judged:
+    drift = drift_of(subject)
     phase = phase_of(subject.observed, subject.host.now, subject.wanted.health.startup_timeout)
-    starts = decision.action in {Action.START, Action.RESTART, Action.RETUNE}
-    block = block_of(subject, leaving) if starts else None
+    decision = decide(subject.wanted.state, subject.observed, phase, drift)
+    if subject.wanted.id in options.restart and subject.observed.process and not decision.disruptive:
+        decision = Decision(action=Action.RESTART, reason=Reason.REQUESTED, disruptive=True, fields=decision.fields)
+    if options.actions is not None and decision.action not in {*options.actions, Action.NOOP}:
+        decision = replace(decision, action=Action.NOOP, disruptive=False, note="differs: vmreconcile plan")
+    moves = any(field.path == "port" for field in drift.settings)
+    return _Judged(subject=subject, phase=phase, decision=decision, moves=moves)
+
+
+def _change(judged: _Judged, block: Block | None) -> Change:
+    subject, decision = judged.subject, judged.decision
     if block is not None:
         decision = Decision(
             action=Action.BLOCKED, reason=block.reason, fields=decision.fields, note=block.note, remedy=block.remedy
         )
-    moved = any(field.path == "port" for field in drift.settings)
     return Change(
         server=subject.wanted.id,
         action=decision.action,
         reason=decision.reason,
-        phase=phase,
+        phase=judged.phase,
         disruptive=decision.disruptive,
         fields=decision.fields,
         note=decision.note,
         remedy=decision.remedy,
         stops=_stops(subject.host, subject.observed, decision),
         steps=_steps(subject, decision),
-        early=moved and decision.disruptive,
+        early=judged.moves and decision.disruptive,
         gate=gate_of(subject.wanted) if subject.wanted.state is DesiredState.RUNNING else None,
         digest=digest_of(subject.host, subject.observed),
     )
@@ -204,7 +229,8 @@ def _moved_runtime(subject: Subject) -> tuple[Step, ...]:
     former = runtime_of(subject.observed)
     if former is None or former.name == subject.runtime.name:
         return ()
-    return former.remove(subject.host, subject.observed)
+    # Record and env file stay: both are written anew, and a token that only the host has must not be lost.
+    return tuple(step for step in former.remove(subject.host, subject.observed) if not isinstance(step, RemoveServer))
 
 
 def _removal(host: HostView, observed: ObservedServer) -> tuple[Step, ...]:
@@ -245,7 +271,7 @@ def digest_of(host: HostView, observed: ObservedServer) -> dict[str, JsonValue]:
 
 
 def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _shared_hosts(view: FleetView) -> dict[str, Diagnostic]:

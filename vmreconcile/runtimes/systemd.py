@@ -142,28 +142,22 @@ WantedBy={target}
 
 
 def command_line(argv: tuple[str, ...]) -> str:
-    """ExecStart= that starts exactly `argv`: quoted, escaped, without variables or specifiers being expanded."""
-    return " ".join(quote(argument) for argument in argv)
+    """ExecStart= that starts exactly `argv`: quoted, escaped, without variables or specifiers being expanded.
+
+    systemd replaces variables in every word but the path of the program, so a '$' there stands for itself.
+    """
+    path, *rest = argv
+    return " ".join([f'"{path.translate(PATH_ESCAPES)}"', *map(quote, rest)])
+
+
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(1, 0x20), 0x7F)}
+PATH_ESCAPES = {**CONTROLS, ord("\n"): "\\n", ord("\t"): "\\t", ord("\\"): "\\\\", ord('"'): '\\"', ord("%"): "%%"}
+ESCAPES = {**PATH_ESCAPES, ord("$"): "$$"}
 
 
 def quote(argument: str) -> str:
     r"""One argument in systemd's double quotes: `\\`, `\"`, C escapes for control characters, `%%`, `$$`."""
-    out = []
-    for character in argument:
-        match character:
-            case "\\" | '"':
-                out.append("\\" + character)
-            case "%" | "$":
-                out.append(character * 2)
-            case "\n":
-                out.append("\\n")
-            case "\t":
-                out.append("\\t")
-            case _ if ord(character) < 0x20 or ord(character) == 0x7F:
-                out.append(f"\\x{ord(character):02x}")
-            case _:
-                out.append(character)
-    return '"' + "".join(out) + '"'
+    return f'"{argument.translate(ESCAPES)}"'
 
 
 def specifier_safe(text: str) -> str:

@@ -1,0 +1,498 @@
+"""A host in memory behind the wire of docs/wire.md: observe, steps, gate and log, with faults to switch on.
+
+It is a session like the one over SSH, so a `Fleet` and a whole `apply` run on it. A model, not a simulator: no real
+process, file or port. tests/contract/test_fake_host.py asks the real agent the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.lab.fake_kernel import FakeProcess, Kernel, Refusal, model_of, port_of
+from tests.lab.fake_systemd import FakeSystemd
+from vmreconcile.agent import envfile
+from vmreconcile.core.fingerprints import HIDDEN, fingerprint, shown
+from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import UnreachableError
+from vmreconcile.model.launch import MARKER
+from vmreconcile.model.secret import Secret
+
+Json = dict[str, Any]
+REPORTED = ("VMRECONCILE_", "VLLM_", "HF_", "CUDA_")
+
+
+class ControllerDied(Exception):  # noqa: N818 - what happened to the controller
+    """The controller was killed: nothing more is asked of any host."""
+
+
+@dataclass(slots=True)
+class Lifeline:
+    """How many steps the controller lives; shared by the hosts of a run."""
+
+    steps: int | None = None
+
+    def check(self) -> None:
+        """Raise where it is dead."""
+        if self.steps is not None and self.steps <= 0:
+            raise ControllerDied
+
+    def spend(self) -> None:
+        """One step was carried out."""
+        if self.steps is not None:
+            self.steps -= 1
+
+
+class FakeHost:
+    """One host. `kernel` and `systemd` are there to be looked at and broken."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        systemd: int | None = 252,
+        uid: int = 0,
+        installed: Mapping[str, tuple[str, str]] | None = None,
+        hostname: str = "",
+    ) -> None:
+        """`systemd` is its version, None: none runs. `installed`: what may be asked for → (path, version)."""
+        self.name = name
+        self.hostname = hostname or name
+        self.kernel = Kernel(uid=uid, installed=installed)
+        self.user, self.home = ("root", "/root") if uid == 0 else ("op", "/home/op")
+        folder = "/etc/systemd/system" if uid == 0 else f"{self.home}/.config/systemd/user"
+        self.systemd = FakeSystemd(self.kernel, version=systemd, folder=folder)
+        self.config = "/etc/vmreconcile" if uid == 0 else f"{self.home}/.config/vmreconcile"
+        self.state = "/var/lib/vmreconcile" if uid == 0 else f"{self.home}/.local/state/vmreconcile"
+        self.lingering: bool | None = None if uid == 0 else False
+        self.tick = 1.0
+        self.unreachable = ""
+        self.lost_after: int | None = None
+        self.folder_problem: str | None = None
+        self.failing: dict[str, Refusal] = {}
+        self.lifeline = Lifeline()
+        self.requests: list[Json] = []
+        self.done: list[Json] = []
+        self.answers: list[Json] = []
+
+    # The session
+
+    def request(
+        self,
+        payload: Mapping[str, object],
+        *,
+        timeout: float,
+        on_progress: Callable[[Json], None] | None = None,
+    ) -> Json:
+        """Answer one request, through JSON as over the wire."""
+        assert timeout > 0
+        self.lifeline.check()
+        self._reachable()
+        request: Json = json.loads(json.dumps(payload, default=_revealed))
+        self.requests.append({key: value for key, value in request.items() if key != "secrets"})
+        self.kernel.now += self.tick
+        try:
+            answer = self._answer(request, on_progress or _nobody)
+        except Refusal as refusal:
+            raise AgentError(refusal.kind, str(refusal), path=refusal.path) from refusal
+        self.answers.append(json.loads(json.dumps(answer)))
+        return self.answers[-1]
+
+    def close(self) -> None:
+        """The host does not mind."""
+
+    def _reachable(self) -> None:
+        if self.unreachable:
+            raise UnreachableError(self.unreachable)
+        if self.lost_after is not None:
+            self.lost_after -= 1
+            if self.lost_after < 0:
+                raise UnreachableError("the connection was lost")
+
+    def _answer(self, request: Json, progress: Callable[[Json], None]) -> Json:
+        match request["do"]:
+            case "observe":
+                return {"observation": self.observe(request)}
+            case "steps":
+                return self.steps(request, progress)
+            case "gate":
+                return self.gate(request)
+            case "log":
+                slug = request["slug"]
+                if slug not in self.kernel.logs:
+                    raise Refusal("no-log", f"{self.state}/log/{slug}.log: no log yet")
+                progress({"lines": self.kernel.logs[slug][-request["lines"] :]})
+                return {}
+        raise Refusal("bad-request", f"no request is called {request['do']!r}")
+
+    # observe
+
+    def observe(self, request: Json) -> Json:
+        """Everything there is to see."""
+        salt, only = request["salt"], request["servers"]
+        slugs = [slug for slug in self.slugs() if only is None or slug in only]
+        roots = {process.pid: slug for slug in self.slugs() if (process := self.root(slug))}
+        return {
+            "format": 1,
+            "host": {
+                "hostname": self.hostname,
+                "boot_id": self.kernel.boot_id,
+                "now": self.kernel.now,
+                "uid": self.kernel.uid,
+                "user": self.user,
+                "home": self.home,
+                "python": "3.11.2",
+                "agent": "",
+            },
+            "folders": {
+                "config": self.config,
+                "state": self.state,
+                "writable": not self.folder_problem,
+                "problem": self.folder_problem,
+            },
+            "systemd": self._systemd(),
+            "servers": [self._server(slug, salt) for slug in slugs],
+            "strangers": [self._stranger(each) for each in self.strangers()],
+            "orphans": [],
+            "ports": [self._port(port, roots) for port in sorted(request["ports"]) if self.kernel.listener(port)],
+            "vllm": [self._installed(asked) for asked in sorted(request["executables"])],
+            "gpus": {"problem": "no NVIDIA driver", "driver": None, "cuda": None, "devices": []},
+        }
+
+    def slugs(self) -> list[str]:
+        """Every server of which there is a trace."""
+        found = {name.removeprefix("vmreconcile-").removesuffix(".service") for name in self.systemd.names()}
+        for path in self.kernel.files:
+            folder, _, name = path.rpartition("/")
+            if folder in {f"{self.state}/servers", f"{self.config}/env"}:
+                found.add(name.rpartition(".")[0])
+        return sorted(found)
+
+    def root(self, slug: str) -> FakeProcess | None:
+        """The root of a server of ours, by the rule of docs/wire.md."""
+        record = self.record(slug) or {}
+        for process in self.kernel.processes.values():
+            if process.title or process.env.get(MARKER) != slug:
+                continue
+            recorded = (record.get("pid"), record.get("start_ticks"), record.get("boot_id"))
+            if process.unit == f"vmreconcile-{slug}.service":
+                return process
+            if not process.unit and recorded == (process.pid, process.start_ticks, self.kernel.boot_id):
+                return process
+        return None
+
+    def orphans(self, slug: str) -> list[FakeProcess]:
+        """Workers of a server whose root is gone."""
+        if self.root(slug) is not None:
+            return []
+        record = self.record(slug) or {}
+        session = record.get("pid") if record.get("boot_id") == self.kernel.boot_id else None
+        unit = f"vmreconcile-{slug}.service"
+        return [
+            each
+            for each in self.kernel.processes.values()
+            if each.title and (each.unit == unit or (not each.unit and each.session == session))
+        ]
+
+    def strangers(self) -> list[FakeProcess]:
+        """Roots that are not ours."""
+        ours = {process.pid for slug in self.slugs() if (process := self.root(slug))}
+        return [each for each in self.kernel.processes.values() if not each.title and each.pid not in ours]
+
+    def record(self, slug: str) -> Json | None:
+        """The ownership record, None where there is none that can be read."""
+        file = self.kernel.files.get(f"{self.state}/servers/{slug}.json")
+        try:
+            found = json.loads(file.content) if file else None
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _systemd(self) -> Json:
+        problem = None if self.systemd.version else "systemd does not run this host"
+        scope = "system" if self.kernel.uid == 0 else "user"
+        return {"version": self.systemd.version, "scope": scope, "lingering": self.lingering, "problem": problem}
+
+    def _server(self, slug: str, salt: str) -> Json:
+        record, root, unit = self.record(slug), self.root(slug), self._unit(slug)
+        runtime = (record or {}).get("runtime") or ("systemd" if unit else "process" if record else None)
+        file = self.kernel.files.get(f"{self.config}/env/{slug}.env")
+        return {
+            "slug": slug,
+            "record": record,
+            "runtime": runtime,
+            "process": self._process(slug, root, salt) if root else None,
+            "orphans": [_worker(each) for each in self.orphans(slug)],
+            "unit": unit,
+            "env_file": self._env_file(slug, salt) if file else None,
+            "endpoint": self._endpoint(root) if root else None,
+            "log": {"kind": "journal" if runtime == "systemd" else "file", "path": f"{self.state}/log/{slug}.log"},
+        }
+
+    def _process(self, slug: str, root: FakeProcess, salt: str) -> Json:
+        file = self.kernel.files.get(f"{self.config}/env/{slug}.env")
+        names = set(envfile.parse(file.content)) if file else set()
+        names |= set((self.record(slug) or {}).get("env_names", []))
+        env = {key: value for key, value in root.env.items() if key in names or key.startswith(REPORTED)}
+        return {
+            "pid": root.pid,
+            "start_ticks": root.start_ticks,
+            "started_at": root.started_at,
+            "argv": list(root.argv),
+            "cwd": self.state,
+            "uid": self.kernel.uid,
+            "ports": [root.port] if root.port and self.kernel.health(root) is not None else [],
+            "rss_bytes": 0,
+            "env": _described(env, salt),
+            "children": [_worker(each) for each in self.kernel.workers(root)],
+        }
+
+    def _unit(self, slug: str) -> Json | None:
+        name = f"vmreconcile-{slug}.service"
+        if self.systemd.version is None or name not in self.systemd.names():
+            return None
+        unit, text = self.systemd.unit(name), self.systemd.text(name)
+        return {
+            "name": name,
+            "path": f"{self.systemd.folder}/{name}",
+            "load": "loaded" if unit.loaded is not None else "not-found",
+            "active": unit.active,
+            "sub": unit.sub,
+            "result": unit.result,
+            "enabled": "enabled" if unit.enabled else "disabled",
+            "restarts": unit.restarts,
+            "main_pid": unit.main_pid,
+            "exit_code": unit.exit_code,
+            "text": text,
+            "drop_ins": [],
+            "needs_reload": unit.loaded != text,
+        }
+
+    def _env_file(self, slug: str, salt: str) -> Json:
+        path = f"{self.config}/env/{slug}.env"
+        file = self.kernel.files[path]
+        problem = f"{path}: mode {file.mode:04o}, others than its owner may use it" if file.mode & 0o077 else None
+        env = _described(envfile.parse(file.content), salt)
+        return {
+            "path": path, "mode": file.mode, "uid": file.uid, "mtime": file.mtime, "problem": problem, "env": env,
+        }  # fmt: skip
+
+    def _endpoint(self, root: FakeProcess) -> Json:
+        health = self.kernel.health(root)
+        port = port_of(root.argv)
+        silent = {"address": "127.0.0.1", "port": port, "health": None, "problem": f"not listening on port {port}"}
+        if health is None:
+            return {**silent, "version": None, "models": [], "metrics": {}}
+        model = model_of(root.argv)
+        models = [{"id": model, "root": model, "max_model_len": 8192}]
+        return {**silent, "health": health, "problem": None, "version": root.version, "models": models, "metrics": {}}
+
+    def _stranger(self, process: FakeProcess) -> Json:
+        return {
+            "pid": process.pid,
+            "start_ticks": process.start_ticks,
+            "user": process.user,
+            "port": process.port,
+            "what": " ".join(process.argv),
+            "why": "no marker of ours",
+            "gpu_memory_bytes": None,
+        }
+
+    def _port(self, port: int, roots: Mapping[int, str]) -> Json:
+        holder = self.kernel.listener(port)
+        assert holder is not None
+        what = " ".join(holder.argv)
+        return {"port": port, "pid": holder.pid, "user": holder.user, "what": what, "slug": roots.get(holder.pid)}
+
+    def _installed(self, asked: str) -> Json:
+        if asked not in self.kernel.installed:
+            return {"asked": asked, "path": None, "version": None, "problem": "no such file"}
+        path, version = self.kernel.installed[asked]
+        return {"asked": asked, "path": path, "version": version, "problem": None}
+
+    # gate
+
+    def gate(self, request: Json) -> Json:
+        """Health, models and one completion."""
+        root = self.root(request["slug"])
+        if root is None or root.port != request["port"]:
+            problem = "no process of this server runs" if root is None else f"not listening on port {request['port']}"
+            return {"health": None, "models": [], "problem": problem, "completion": None}
+        health = self.kernel.health(root)
+        good = root.behaviour.completes
+        completion = {"ok": good, "seconds": 0.1, "problem": None if good else "/v1/completions: no answer within 30 s"}
+        return {"health": health, "models": [model_of(root.argv)], "problem": None, "completion": completion}
+
+    # steps
+
+    def steps(self, request: Json, progress: Callable[[Json], None]) -> Json:
+        """Carry steps out in order; the first that fails ends it."""
+        changed = False
+        for index, step in enumerate(request["steps"]):
+            self.lifeline.check()
+            try:
+                if step["step"] in self.failing:
+                    raise self.failing[step["step"]]
+                one = STEPS[step["step"]](self, step, request.get("secrets", {}))
+            except Refusal as refusal:
+                raise AgentError(refusal.kind, str(refusal), path=refusal.path, index=index) from refusal
+            self.done.append(step)
+            self.lifeline.spend()
+            changed = changed or one
+            progress({"index": index, "changed": one, "seconds": 0.0})
+        return {"changed": changed}
+
+    def write_env(self, step: Json, secrets: Mapping[str, str]) -> bool:
+        """The env file, secrets put in."""
+        old = self.kernel.files.get(step["path"])
+        before = envfile.parse(old.content) if old else {}
+        entries: list[tuple[str, str]] = []
+        for name, content in step["entries"]:
+            match content:
+                case {"keep": True}:
+                    entries += [(name, before[name])] if name in before else []
+                case {"secret": str(key)}:
+                    if key not in secrets:
+                        raise Refusal("bad-request", f"write-env: nothing was sent for {name}")
+                    entries.append((name, secrets[key]))
+                case _:
+                    entries.append((name, content))
+        return self.kernel.write(step["path"], envfile.render(entries), 0o600)
+
+    def write_record(self, slug: str, record: Json) -> bool:
+        """The ownership record; what a running process is known by is kept."""
+        old, root = self.record(slug) or {}, self.root(slug)
+        if root is not None and old.get("runtime") == record.get("runtime") == "process":
+            record = {**{key: old[key] for key in ("pid", "start_ticks", "boot_id")}, **record}
+        return self.kernel.write(f"{self.state}/servers/{slug}.json", json.dumps(record), 0o600)
+
+    def remove_server(self, slug: str) -> bool:
+        """Record, env file and log; never below a running process."""
+        if self.root(slug) or self.orphans(slug):
+            raise Refusal("still-running", f"{slug} is still running")
+        paths = (f"{self.config}/env/{slug}.env", f"{self.state}/servers/{slug}.json", f"{self.state}/log/{slug}.log")
+        self.kernel.logs.pop(slug, None)
+        return any([self.kernel.remove(path) for path in paths])  # noqa: C419 - every one of them
+
+    def spawn(self, step: Json) -> bool:
+        """A server of runtime process."""
+        slug = step["slug"]
+        if self.root(slug):
+            raise Refusal("already-running", f"{slug} runs")
+        if self.orphans(slug):
+            raise Refusal("orphans-left", f"workers of {slug} are left from before")
+        if step["env_path"] not in self.kernel.files:
+            raise Refusal("not-found", f"{step['env_path']}: no env file")
+        env = {**envfile.parse(self.kernel.files[step["env_path"]].content), MARKER: slug}
+        root = self.kernel.start(slug, tuple(step["argv"]), env, log_path=step["log_path"])
+        known = {"pid": root.pid, "start_ticks": root.start_ticks, "boot_id": self.kernel.boot_id}
+        self.kernel.write(f"{self.state}/servers/{slug}.json", json.dumps({**step["record"], **known}), 0o600)
+        if root.behaviour.exit_code is not None:
+            self.kernel.end(root, family=True)
+        return True
+
+    def stop_process(self, step: Json) -> bool:
+        """TERM, TERM, KILL; only what is proven ours."""
+        root = self.root(step["slug"])
+        if step["boot_id"] != self.kernel.boot_id:
+            return False
+        if root is None or (root.pid, root.start_ticks) != (step["pid"], step["start_ticks"]):
+            raise Refusal("not-ours", f"{step['slug']}: our record does not name pid {step['pid']}")
+        if not self.kernel.term(root) and not self.kernel.term(root):
+            self.kernel.end(root, family=True)
+        return True
+
+    def end_orphans(self, step: Json) -> bool:
+        """Workers without a root, each proven ours first."""
+        ours = {(each.pid, each.start_ticks) for each in self.orphans(step["slug"])}
+        wanted = {(pid, ticks) for pid, ticks in step["processes"]}
+        alive = {pair for pair in wanted if pair[0] in self.kernel.processes}
+        if alive - ours:
+            raise Refusal("not-ours", f"pid {min(alive - ours)[0]} is no orphan of {step['slug']}")
+        for pid, _ in alive:
+            self.kernel.processes.pop(pid, None)
+        return bool(alive)
+
+    def systemctl(self, step: Json) -> bool:
+        """One verb, on units of ours only."""
+        if self.systemd.version is None:
+            raise Refusal("systemctl-failed", "System has not been booted with systemd as init system")
+        if step["unit"] and not step["unit"].startswith("vmreconcile-"):
+            raise Refusal("not-ours", f"{step['unit']!r} is no unit of ours")
+        return self.systemd.call(step["verb"], step["unit"])
+
+    def linger(self) -> bool:
+        """As `loginctl enable-linger` does."""
+        changed, self.lingering = self.lingering is False, self.lingering if self.lingering is None else True
+        return changed
+
+    # What happens to a host
+
+    def kill_root(self, slug: str) -> None:
+        """`kill -9` of a server's root: workers stay behind, or systemd clears them away and starts it anew."""
+        root = self.root(slug)
+        assert root is not None, f"{slug} does not run"
+        if not root.unit:
+            self.kernel.end(root, family=False)
+            return
+        unit = self.systemd.unit(root.unit)
+        self.systemd.ended(unit, root, 137)
+        restarts = unit.restarts
+        self.systemd.start(unit)
+        unit.restarts = restarts
+
+    def reboot(self) -> None:
+        """Everything that ran is gone; what is enabled comes back."""
+        self.kernel.processes.clear()
+        self.kernel.boots += 1
+        self.kernel.now += 60
+        self.systemd.boot()
+
+    def stranger(self, port: int, *, user: str = "alice") -> FakeProcess:
+        """A vLLM that somebody else started."""
+        process = self.kernel.add(("/home/alice/venv/bin/python", "/home/alice/venv/bin/vllm", "serve", "/models/m"))
+        process.port, process.user, process.version = port, user, "0.32.0"
+        return process
+
+
+def _worker(process: FakeProcess) -> Json:
+    return {
+        "pid": process.pid,
+        "start_ticks": process.start_ticks,
+        "title": process.title,
+        "gpu_memory_bytes": None,
+    }
+
+
+def _described(env: Mapping[str, str], salt: str) -> Json:
+    out: Json = {}
+    for name, value in sorted(env.items()):
+        seen = shown(name, value)
+        out[name] = {"fingerprint": fingerprint(salt, name, value), "value": None if seen == HIDDEN else seen}
+    return out
+
+
+def _revealed(value: object) -> str:
+    assert isinstance(value, Secret), f"{type(value).__name__} on the wire"
+    return value.reveal()
+
+
+def _nobody(answer: Json) -> None:
+    del answer
+
+
+STEPS: Mapping[str, Callable[[FakeHost, Json, Mapping[str, str]], bool]] = {
+    "write-file": lambda host, step, _: host.kernel.write(step["path"], step["content"], step["mode"]),
+    "write-env": FakeHost.write_env,
+    "remove-file": lambda host, step, _: host.kernel.remove(step["path"]),
+    "write-record": lambda host, step, _: host.write_record(step["slug"], step["record"]),
+    "remove-server": lambda host, step, _: host.remove_server(step["slug"]),
+    "systemctl": lambda host, step, _: host.systemctl(step),
+    "stop-unit": lambda host, step, _: host.systemctl({**step, "verb": "stop"}),
+    "enable-linger": lambda host, *_: host.linger(),
+    "spawn": lambda host, step, _: host.spawn(step),
+    "stop-process": lambda host, step, _: host.stop_process(step),
+    "end-orphans": lambda host, step, _: host.end_orphans(step),
+}
