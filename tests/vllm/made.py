@@ -40,7 +40,7 @@ def config_samples(argument: Argument) -> tuple[JsonValue, ...]:
     """Objects that a configuration argument surely takes: what its default says, and a part of it."""
     if not isinstance(argument.default, dict):
         return ()
-    default = {key: value for key, value in argument.default.items() if value is not None}
+    default = {key: value for key, value in argument.default.items() if isinstance(value, str | int | float | list)}
     return (default, dict(list(default.items())[:2]))
 
 
@@ -51,6 +51,7 @@ def item_samples(argument: Argument) -> tuple[JsonValue, ...]:
     by_kind: dict[Kind, tuple[JsonValue, ...]] = {
         Kind.BOOL: (True, False),
         Kind.FLAG: (True, False),
+        Kind.TRUTH: (True, False),
         Kind.INT: NUMBERS,
         Kind.HUMAN_INT: NUMBERS,
         Kind.HUMAN_INT_OR_AUTO: NUMBERS,

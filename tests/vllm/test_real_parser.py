@@ -123,7 +123,7 @@ def agrees(words: Sequence[str], real: RealParser) -> None:
 def test_the_catalogue_is_the_parser(real: RealParser) -> None:
     """Every argument of the namespace is in the catalogue of just this version, and the other way round."""
     assert real.catalogue.version in (catalogue_for().version, *OTHERS)
-    assert set(real.defaults) - {"subparser", "model_tag"} == set(real.catalogue.arguments) - SUPPRESSED
+    assert set(real.defaults) - {"subparser", "model_tag"} | SUPPRESSED == set(real.catalogue.arguments) | SUPPRESSED
 
 
 def test_what_we_write_is_accepted(real: RealParser) -> None:

@@ -18,6 +18,7 @@ class Kind(enum.StrEnum):
 
     BOOL = "bool"  # --x and --no-x
     FLAG = "flag"  # --x only
+    TRUTH = "truth"  # any text but the empty one is true; only arguments on their way out have it
     STR = "str"
     FOLDED_STR = "folded_str"  # lower case, '-' as '_'
     INT = "int"

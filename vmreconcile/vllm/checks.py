@@ -25,6 +25,7 @@ EXPECTED = {
     Kind.LORA: "name=path, or a mapping with name and path",
     Kind.BOOL: "true or false",
     Kind.FLAG: "true or false",
+    Kind.TRUTH: "true or false",
 }
 
 
@@ -73,7 +74,7 @@ def _check_item(argument: Argument, value: JsonValue) -> str | None:
 def _fits(argument: Argument, value: JsonValue) -> bool:
     """Whether a canonical value is of the argument's kind."""
     match argument.kind:
-        case Kind.BOOL | Kind.FLAG:
+        case Kind.BOOL | Kind.FLAG | Kind.TRUTH:
             return isinstance(value, bool)
         case Kind.INT | Kind.HUMAN_INT | Kind.HUMAN_INT_OR_AUTO:
             return isinstance(value, int) and not isinstance(value, bool)

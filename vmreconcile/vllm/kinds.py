@@ -48,14 +48,17 @@ def read(argument: Argument, text: str) -> JsonValue:
 
 def write(argument: Argument | None, value: JsonValue) -> str:
     """Write a value (for lists: one item) as the word that `read` reads back; None stands for an unknown argument."""
+    kind = argument.kind if argument else None
     match value:
-        case str():
+        case str() if kind not in (Kind.LIST, Kind.OBJECT):
             return value
         case None:
             return "None"
-        case bool() if argument is None or argument.kind not in OBJECT_KINDS:
+        case bool() if kind is Kind.TRUTH:
+            return "True" if value else ""
+        case bool() if kind not in OBJECT_KINDS:
             return str(value)
-        case list() if argument is not None and argument.kind is Kind.ID_LIST:
+        case list() if kind is Kind.ID_LIST:
             return ",".join(map(str, value))
         case int() | float() if not isinstance(value, bool):
             return repr(value)
@@ -188,21 +191,10 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _object(text: str) -> JsonValue:
-    value = read_json(text)
+def _config(text: str) -> JsonValue:
+    value = read_json(expand_suffixes(text))
     if value is not None and not isinstance(value, dict):
         raise ValueError("not an object")
-    return value
-
-
-def _config(text: str) -> JsonValue:
-    return _object(expand_suffixes(text))
-
-
-def _list(text: str) -> JsonValue:
-    value = read_json(text)
-    if value is not None and not isinstance(value, list):
-        raise ValueError("not a list")
     return value
 
 
@@ -248,13 +240,14 @@ _READERS: Mapping[Kind, Callable[[str], JsonValue]] = MappingProxyType(
         Kind.FLAG: _no_word,
         Kind.STR: str,
         Kind.FOLDED_STR: lambda text: text.lower().replace("-", "_"),
+        Kind.TRUTH: bool,
         Kind.INT: int,
         Kind.FLOAT: float,
         Kind.HUMAN_INT: human_int,
         Kind.HUMAN_INT_OR_AUTO: human_int_or_auto,
         Kind.ID_LIST: _ids,
-        Kind.LIST: _list,
-        Kind.OBJECT: _object,
+        Kind.LIST: read_json,
+        Kind.OBJECT: read_json,
         Kind.OBJECT_OR_STR: _object_or_str,
         Kind.CONFIG: _config,
         Kind.LORA: _lora,
@@ -275,7 +268,7 @@ def _invalid(argument: Argument, text: str) -> str:
             name = "loads"
         case Kind.CONFIG:
             return f"1 validation error: Invalid JSON or not an object: {text}"
-        case Kind.STR | Kind.FOLDED_STR | Kind.ID_LIST | Kind.LORA | Kind.BOOL | Kind.FLAG:
+        case Kind.STR | Kind.FOLDED_STR | Kind.ID_LIST | Kind.LORA | Kind.TRUTH | Kind.BOOL | Kind.FLAG:
             name = "str"
         case _:
             assert_never(argument.kind)

@@ -1,0 +1,123 @@
+"""Why a start failed, read from logs: those of vLLM 0.32.0 on a CPU as they were, the GPU's in the same form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vmreconcile.vllm.signatures import Measured, explain, measured, signatures
+
+LOGS = Path(__file__).parent / "logs"
+FAILED = sorted(path.stem for path in LOGS.glob("*.log") if not path.stem.startswith("ready"))
+LAST_WORDS = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+
+
+def log(name: str) -> list[str]:
+    """The lines of one recorded log."""
+    return (LOGS / f"{name}.log").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_each_log_is_explained(name: str) -> None:
+    """The class is that of the log's name, the evidence is a line of the log, and the way out is said in full."""
+    lines = log(name)
+    found = explain(lines, 2 if name in ("unknown_argument", "bad_argument") else 1)
+    assert found is not None
+    assert found.kind == name.partition("-")[0]
+    assert found.evidence.rpartition(": ")[2].rstrip("…")[:60] in lines[found.line - 1]
+    assert "{" not in found.summary + found.remedy
+    assert "?" not in found.summary
+    assert "Engine core initialization failed" not in found.evidence
+    assert explain(lines) == found
+
+
+def test_every_class_has_a_log() -> None:
+    """No signature without a log that shows it."""
+    assert {signature.kind for signature in signatures()} == {name.partition("-")[0] for name in FAILED}
+
+
+@pytest.mark.parametrize(
+    ("name", "summary", "line_holds"),
+    [
+        ("kv_too_small", "the KV cache for max_model_len 2048 needs 0.0 GiB, 0.0 GiB are left", "core.py"),
+        ("gpu_already_used", "6.02 of 79.65 GiB are free, gpu_memory_utilization 0.92 wants 73.28 GiB", "Free memory"),
+        ("max_model_len", "max_model_len 999999 is more than the model was made for (2048)", "User-specified"),
+        ("not_enough_gpus", "8 GPUs are wanted, 1 are there", "World size"),
+        ("unknown_argument", "this vLLM has no argument --swap-space", "error: unrecognized"),
+        ("out_of_memory", "the GPU ran out of memory", "Failed to load model"),
+        ("invalid_setting-range", "vLLM refuses a setting: Input should be less than or equal to 1", "Input should"),
+    ],
+)
+def test_numbers_of_the_log_are_in_the_summary(name: str, summary: str, line_holds: str) -> None:
+    """The summary carries the log's own numbers, and the line is the first that shows the cause."""
+    found = explain(log(name))
+    assert found is not None
+    assert found.summary == summary
+    assert line_holds in log(name)[found.line - 1]
+
+
+def test_evidence_names_the_setting_of_the_line_before() -> None:
+    """Pydantic names the setting one line ahead of what is wrong with it."""
+    found = explain(log("invalid_setting-range"))
+    assert found is not None
+    assert found.evidence.startswith("gpu_memory_utilization: Input should be less than or equal to 1")
+
+
+def test_the_generic_last_line_is_no_cause() -> None:
+    """'Engine core initialization failed' alone explains nothing."""
+    assert explain([LAST_WORDS]) is None
+    assert explain([]) is None
+    assert explain(log("ready-gpu")) is None
+    assert explain(log("ready-cpu")) is None
+
+
+def test_the_earliest_cause_wins() -> None:
+    """Consequences come later in the log; weak signatures give way wherever they stand."""
+    lines = ["PermissionError: [Errno 13] Permission denied: '/x'", *log("no_kv_memory"), *log("port_in_use")[-2:]]
+    found = explain(lines)
+    assert found is not None
+    assert found.kind == "no_kv_memory"
+
+
+def test_the_latest_start_wins() -> None:
+    """A log with several starts is read from the latest; an earlier failure is none of its business."""
+    found = explain(log("out_of_memory") + log("gpu_already_used"))
+    assert found is not None
+    assert found.kind == "gpu_already_used"
+    assert found.line > len(log("out_of_memory"))
+    assert explain(log("ready-gpu") + log("unknown_argument"), 2).kind == "unknown_argument"
+    assert explain(log("out_of_memory") + log("unknown_argument"), 2).kind == "unknown_argument"
+
+
+def test_tokens_are_taken_out_of_the_evidence() -> None:
+    """A token on a refused command line does not travel with the explanation."""
+    found = explain(["vllm: error: unrecognized arguments: --hf-tok hf_sentinelsentinel"], 2)
+    assert found is not None
+    assert "sentinel" not in found.evidence + found.summary
+
+
+def test_what_vllm_measured_is_read_back() -> None:
+    """The numbers of one H100, and of a CPU in the newer one-line form."""
+    assert measured(log("ready-gpu")) == Measured(
+        weights_gib=14.29,
+        load_seconds=9.312,
+        kv_cache_gib=55.6,
+        kv_cache_tokens=1_041_168,
+        graph_gib=0.58,
+        graph_seconds=5.0,
+        ready=True,
+    )
+    assert measured(log("ready-cpu")) == Measured(kv_cache_tokens=131_072, ready=True)
+    assert measured(["Model loading took 1.5 GiB and 2 seconds", "Available KV cache memory: -0.88 GiB"]) == Measured(
+        weights_gib=1.5, load_seconds=2.0, kv_cache_gib=-0.88
+    )
+
+
+def test_measured_numbers_are_the_latest_starts() -> None:
+    """A start that has only begun has measured nothing yet; of several workers the tightest counts."""
+    assert measured(log("ready-gpu") + log("port_in_use")) == Measured()
+    workers = [
+        f"(Worker_TP{n} pid={n}) INFO 01-01 00:00:00 [a.py:1] Available KV cache memory: {n}.5 GiB" for n in (2, 1)
+    ]
+    assert measured(workers).kv_cache_gib == 1.5
