@@ -143,12 +143,10 @@ def _confirmed(change: Change, now: Change | None, planned: str | None, wanted: 
     moved = sorted(name for name in change.digest if digest.get(name) != change.digest[name])
     if planned != wanted:
         moved.append("what the files ask for")
-    if not moved:
-        return change
-    return replace(
-        change,
-        action=Action.BLOCKED,
-        reason=Reason.PLAN_STALE,
-        note=f"changed since the plan was made: {', '.join(moved)}",
-        remedy="make the plan again",
-    )
+    refused = replace(change, action=Action.BLOCKED, disruptive=False, early=False, stops=(), steps=())
+    if moved:
+        note = f"changed since the plan was made: {', '.join(moved)}"
+        return replace(refused, reason=Reason.PLAN_STALE, note=note, remedy="make the plan again")
+    if now is not None and now.action is Action.BLOCKED:
+        return replace(refused, reason=now.reason, note=now.note, remedy=now.remedy)
+    return change

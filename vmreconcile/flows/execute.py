@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.session import AgentError
@@ -39,7 +40,7 @@ def execute(plan: Plan, run: Run) -> Outcome:
             results.extend(done[0])
             lost.extend(done[1])
 
-    _wait(threading.Thread(target=collect, daemon=True), run)
+    _wait(collect, run)
     if errors:
         raise errors[0]
     away = [Result(server=server, action=Action.NOOP, status=Status.UNREACHABLE) for server in plan.unreachable_servers]
@@ -50,17 +51,40 @@ def execute(plan: Plan, run: Run) -> Outcome:
     )
 
 
-def _wait(work: threading.Thread, run: Run) -> None:
-    """Wait for all hosts in a way that Ctrl-C can end."""
-    work.start()
-    while work.is_alive():
+def _wait(work: Callable[[], None], run: Run) -> None:
+    """Do `work` in another thread, for only the main one hears of Ctrl-C, and wait for its end."""
+    begun, done = threading.Event(), threading.Event()
+
+    def body() -> None:
+        begun.set()
         try:
-            work.join()
+            work()
+        finally:
+            done.set()
+
+    try:
+        threading.Thread(target=body, daemon=True).start()
+    except KeyboardInterrupt:
+        if not begun.wait(1.0):
+            raise
+        _interrupt(run)
+    while not done.is_set():
+        try:
+            done.wait()
         except KeyboardInterrupt:
-            if run.stopping.is_set():
-                raise
-            run.stopping.set()
-            run.reporter.interrupted()
+            _interrupt(run)
+
+
+def _interrupt(run: Run) -> None:
+    """Ctrl-C was pressed.
+
+    Raises:
+        KeyboardInterrupt: not for the first time.
+    """
+    if run.stopping.is_set():
+        raise KeyboardInterrupt
+    run.stopping.set()
+    run.reporter.interrupted()
 
 
 def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result], list[Unreachable]]:
@@ -68,11 +92,10 @@ def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result
     results: list[Result] = []
     queue = sorted(changes, key=_order)
     try:
+        stuck = _stop_early(queue, run)
         for change in queue:
-            if change.early and not run.stopping.is_set():
-                send_steps(change.server, change.stops, run)
-        for change in queue:
-            result = _change(change, run)
+            failure = stuck.get(change.server)
+            result = _failed(change, failure) if failure else _change(change, run)
             run.reporter.ends(result)
             results.append(result)
     except UnreachableError as error:
@@ -85,6 +108,23 @@ def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result
         ]
         return results, [Unreachable(host=host, reason=error.reason, remedy=error.remedy)]
     return results, []
+
+
+def _stop_early(queue: list[Change], run: Run) -> dict[ServerId, Failure]:
+    """Take down what another server of the host needs the port of; the failures of those that would not go."""
+    stuck: dict[ServerId, Failure] = {}
+    for change in queue:
+        if not (change.early and change.pending) or run.stopping.is_set():
+            continue
+        try:
+            send_steps(change.server, change.stops, run)
+        except AgentError as error:
+            stuck[change.server] = _agent_failure(change, error)
+    return stuck
+
+
+def _failed(change: Change, failure: Failure) -> Result:
+    return Result(server=change.server, action=change.action, status=Status.FAILED, failure=failure)
 
 
 def _order(change: Change) -> tuple[int, ServerId]:
@@ -137,9 +177,10 @@ def _prove(change: Change, run: Run) -> None:
 
 
 def _agent_failure(change: Change, error: AgentError) -> Failure:
+    """A step's failure; classes in reports are in snake_case, whoever found them."""
     where = f" ({error.path})" if error.path else ""
     return Failure(
-        kind=error.kind,
+        kind=error.kind.replace("-", "_"),
         summary=f"{change.server.host}: {error}{where}",
         remedy=error.remedy or "mend it on the host, then run apply again: it goes on from what is there",
     )

@@ -10,6 +10,7 @@ from typing import Protocol
 from vmreconcile.core.fingerprints import Known
 from vmreconcile.core.launching import ENV_SECRET
 from vmreconcile.effects.fleet import Fleet
+from vmreconcile.effects.session import AgentError
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.outcome import Result
@@ -53,7 +54,7 @@ def send_steps(server: ServerId, steps: tuple[Step, ...], run: Run) -> None:
     """Have the agent carry out `steps`, with just the secrets that they name.
 
     Raises:
-        AgentError: a step failed; those after it were not carried out.
+        AgentError: a step failed, and those after it were not carried out; or a secret that they name is not there.
         UnreachableError: the host was lost.
     """
     if not steps:
@@ -73,8 +74,12 @@ def _secrets(server: ServerId, steps: tuple[Step, ...], run: Run) -> dict[str, S
     for name in sorted(_secret_names(steps)):
         if name.startswith(ENV_SECRET):
             found[name] = Secret(str(run.desired[server].env[name.removeprefix(ENV_SECRET)].value))
-        else:
+        elif name in run.secrets:
             found[name] = run.secrets[name]
+        else:
+            missing = AgentError("no-token", f"the plan needs the token of {name!r}, which is not on this controller")
+            missing.remedy = "log in to the Hub (hf auth login), or make the plan again"
+            raise missing
     return found
 
 
