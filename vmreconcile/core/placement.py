@@ -33,11 +33,7 @@ class Placement:
     def problems(self, pattern: str) -> tuple[Unmatched, ...] | PatternError:
         """Words of a pattern that name nothing, or why it cannot be read."""
         if pattern not in self._problems:
-            try:
-                known = self._plain_group(pattern) or pattern in self.inventory.hosts
-                self._problems[pattern] = () if known else unmatched(pattern, self.inventory)
-            except PatternError as error:
-                self._problems[pattern] = error
+            self._problems[pattern] = self._find_problems(pattern)
         return self._problems[pattern]
 
     def overrides(self, document: Document) -> dict[str, tuple[str, ...]]:
@@ -49,6 +45,15 @@ class Placement:
                 for host in self.hosts(key):
                     found[host] = (*found.get(host, ()), key)
         return found
+
+    def _find_problems(self, pattern: str) -> tuple[Unmatched, ...] | PatternError:
+        if pattern in self.inventory.hosts or self._plain_group(pattern):
+            return ()
+        try:
+            select(pattern, self.inventory)  # finds what `unmatched` does not look at, such as a subscript past the end
+            return unmatched(pattern, self.inventory)
+        except PatternError as error:
+            return error
 
     def _select(self, pattern: str) -> tuple[str, ...]:
         if self._plain_group(pattern):

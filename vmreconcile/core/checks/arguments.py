@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 
@@ -17,7 +18,7 @@ AUTO = "auto"
 DECIDED = frozenset({"gpu_memory_utilization"})
 """Arguments that `auto` leaves to the tool."""
 
-_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._-]+)?")
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
 def check_arguments(args: Mapping[str, JsonValue], path: Path, catalogue: Catalogue) -> Iterator[Finding]:
@@ -64,10 +65,18 @@ def _out_of_range(name: str, value: JsonValue) -> str | None:
             return f"gpu_memory_utilization is above 0 and at most 1, not {value}"
         case (("tensor_parallel_size" | "pipeline_parallel_size" | "data_parallel_size"), int()) if value < 1:
             return f"{name} is 1 or more, not {value}"
-        case "host", str() if not _HOST_NAME.fullmatch(value):
+        case "host", str() if not _is_address(value):
             return f"host is an address or a host name without a port, not {shown(value)}"
         case _:
             return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return _HOST_NAME.fullmatch(text) is not None
+    return True
 
 
 def _owned(at: Path, name: str, why: str) -> Finding:

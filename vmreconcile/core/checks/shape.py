@@ -40,7 +40,7 @@ class Shape:
         found: dict[tuple[Any, ...], Finding] = {}
         for error in self._validator.iter_errors(value):
             for finding in self._findings(error):
-                found.setdefault((finding.path, finding.code), finding)
+                found.setdefault((finding.path, finding.summary), finding)
         return tuple(found.values())
 
     def _findings(self, error: ValidationError) -> Iterator[Finding]:
@@ -148,7 +148,10 @@ def _meant(value: JsonValue, schema: _Schema) -> str:
         words = schema.get("enum") or [choice["const"] for choice in schema.get("anyOf", ()) if "const" in choice]
         near = difflib.get_close_matches(value.lower(), [str(word) for word in words], n=1, cutoff=0.5)
         return near[0] if near else _cleaned(value, schema)
-    if isinstance(value, bool | int | float) and "string" in kinds and "pattern" not in schema:
+    quotable = (
+        "string" in kinds and "pattern" not in schema and (isinstance(value, bool | float) or "integer" not in kinds)
+    )
+    if isinstance(value, bool | int | float) and quotable and "number" not in kinds:
         return f'"{str(value).lower() if isinstance(value, bool) else value}" (in quotes)'
     return ""
 
