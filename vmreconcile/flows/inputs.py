@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmreconcile.core.connection import connection_of
-from vmreconcile.core.patterns import select
+from vmreconcile.core.patterns import select, unmatched
 from vmreconcile.core.resolve import resolve
 from vmreconcile.core.validate import validate
 from vmreconcile.effects.inventory import read_inventory
 from vmreconcile.effects.load import load_models
 from vmreconcile.effects.retry import read_retry
 from vmreconcile.effects.schemas import read_schemas
-from vmreconcile.errors import Diagnostic, InputError, Severity
+from vmreconcile.errors import Diagnostic, InputError, Severity, UsageError
 from vmreconcile.model.connection import Connection
 from vmreconcile.model.desired import DesiredFleet
 from vmreconcile.model.document import Document
@@ -52,7 +52,8 @@ def check(sources: Sources) -> tuple[Diagnostic, ...]:
 
 
 def _problems(documents: tuple[Document, ...], inventory: Inventory) -> tuple[Diagnostic, ...]:
-    return validate(documents, inventory, schemas=read_schemas(), catalogue=catalogue_for(None))
+    found = validate(documents, inventory, schemas=read_schemas(), catalogue=catalogue_for(None))
+    return (*inventory.warnings, *found)
 
 
 def read_inputs(sources: Sources) -> Inputs:
@@ -80,8 +81,18 @@ def refuse(problems: Sequence[Diagnostic]) -> None:
 
 
 def hosts_of(inventory: Inventory, limit: str | None) -> tuple[str, ...]:
-    """The hosts that a `--limit` pattern names; all without one."""
-    return select(limit or "all", inventory, retry=read_retry)
+    """The hosts that a `--limit` pattern names; all without one.
+
+    Raises:
+        UsageError: a word of the pattern names nothing: fewer hosts than were meant must not look like success.
+        PatternError: the pattern cannot be understood.
+    """
+    if limit is None:
+        return select("all", inventory)
+    missing = unmatched(limit, inventory, retry=read_retry)
+    if missing:
+        raise UsageError(f"--limit: {missing[0]}", remedy="vmreconcile inventory --hosts all lists the hosts")
+    return select(limit, inventory, retry=read_retry)
 
 
 def connections(inventory: Inventory, hosts: Sequence[str]) -> dict[str, Connection]:
