@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,12 +52,12 @@ def free_port() -> int:
 class World:
     """One agent's folders and the servers started there; everything started ends with the test."""
 
-    def __init__(self, root: Path, vllm: Path) -> None:
-        """Take an empty folder and the path of a (simulated) vllm."""
+    def __init__(self, root: Path, vllm: Path, python: str = sys.executable) -> None:
+        """Take an empty folder, the path of a (simulated) vllm, and the agent's interpreter."""
         self.root = root
         self.vllm = vllm
         self.port = free_port()
-        self.agent = Agent(root)
+        self.agent = Agent(root, python=python)
         self.agents = [self.agent]
         self.pids: set[int] = set()
 
@@ -116,6 +117,15 @@ class World:
 def world(tmp_path: Path, simulator: Path) -> Iterator[World]:
     """An agent with empty folders, and a simulated vLLM to start."""
     made = World(tmp_path, simulator)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def old_world(tmp_path: Path, simulator: Path) -> Iterator[World]:
+    """The same under Python 3.8, which knows no pidfd; where there is none, under the tests' own."""
+    old = sorted((Path.home() / ".pyenv/versions").glob("3.8.*/bin/python"))
+    made = World(tmp_path, simulator, str(old[0]) if old else sys.executable)
     yield made
     made.close()
 

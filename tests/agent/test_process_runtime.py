@@ -106,6 +106,22 @@ def test_stopping_after_the_root_was_killed_ends_its_workers(world: World) -> No
     assert session_of(step["pid"]) == []
 
 
+def test_the_oldest_python_stops_and_cleans_up_too(old_world: World) -> None:
+    """Without pidfds, each signal follows a fresh look: a stop, and the end of a killed root's workers."""
+    world = old_world
+    pid = world.start(env={"VLLM_SIMULATOR_ORPHAN_SECONDS": "0.2"})["pid"]
+    world.ready()
+    world.agent.steps(world.stop_step())
+    assert session_of(pid) == []
+    pid = world.start(env={"VLLM_SIMULATOR_ORPHAN_SECONDS": "0.2"})["pid"]
+    world.ready()
+    os.kill(pid, signal.SIGKILL)
+    seen = wait_until(lambda: (s := world.agent.server(SLUG))["process"] is None and s)
+    processes = [[one["pid"], one["start_ticks"]] for one in seen["orphans"]]
+    world.agent.steps({"step": "end-orphans", "slug": SLUG, "processes": processes, "grace_s": 5})
+    assert session_of(pid) == []
+
+
 def test_a_swallowed_term_is_repeated(world: World) -> None:
     """While vLLM starts, one TERM goes unheeded; the second ends it."""
     world.start(env={"VLLM_SIMULATOR_START_SECONDS": "30", "VLLM_SIMULATOR_TERM_SECONDS": "0.1"})

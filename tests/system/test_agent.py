@@ -138,6 +138,59 @@ def test_a_stop_while_it_starts(hosts: list[Host], simulated_vllm: str) -> None:
         assert not hosts[0].pids("VLLM::")
 
 
+def test_starts_are_not_counted_against_a_person(hosts: list[Host]) -> None:
+    """A unit that is stopped and started more often than its start limit allows comes up, for it is reset each time."""
+    with agent_on(hosts[0]) as agent:
+        steps = start_steps(agent, "/bin/sleep 600", A="1")
+        steps[2]["content"] = "[Unit]\nStartLimitIntervalSec=600\nStartLimitBurst=2\n" + steps[2]["content"]
+        reset = {"step": "systemctl", "verb": "reset-failed", "unit": UNIT, "scope": "system"}
+        stop = {"step": "stop-unit", "unit": UNIT, "scope": "system", "grace_s": 5}
+        for _ in range(4):
+            agent.steps(*steps[:-1], reset, steps[-1], stop)
+        agent.steps({"step": "systemctl", "verb": "disable", "unit": UNIT, "scope": "system"}, reset)
+
+
+def test_a_user_without_systemd_at_work(hosts: list[Host], simulated_vllm: str) -> None:
+    """An ordinary user's server of runtime `process`: own folders, started, answering, stopped, removed."""
+    with agent_on(hosts[0], "plain") as agent:
+        seen = agent.observe(executables=[simulated_vllm])
+        folders = seen["folders"]
+        assert folders["writable"] is True
+        assert folders["state"] == f"{seen['host']['home']}/.local/state/vmreconcile"
+        env_path, log_path = f"{folders['config']}/env/{SLUG}.env", f"{folders['state']}/log/{SLUG}.log"
+        argv = [simulated_vllm, "serve", "a/model", "--host", "127.0.0.1", "--port", str(PORT)]
+        spawn = {"step": "spawn", "slug": SLUG, "argv": argv, "env_path": env_path, "log_path": log_path, "record": {}}
+        agent.steps({"step": "write-env", "path": env_path, "entries": [["A", "1"]]}, spawn)
+        process = ready(agent)["process"]
+        assert process["uid"] == seen["host"]["uid"] != 0
+        names = {name: process[name] for name in ("pid", "start_ticks")} | {"boot_id": seen["host"]["boot_id"]}
+        stop = {"step": "stop-process", "slug": SLUG, "grace_s": 5, **names}
+        agent.steps(stop, {"step": "remove-server", "slug": SLUG})
+        assert not hosts[0].pids("VLLM::")
+        assert not hosts[0].exists(folders["state"])
+
+
+def test_a_reboot_forgets_nothing_and_believes_nothing(hosts: list[Host], simulated_vllm: str) -> None:
+    """After a reboot, a record of before names no process, whatever has its number now."""
+    with agent_on(hosts[0]) as agent:
+        folders = agent.observe()["folders"]
+        env_path, log_path = f"{folders['config']}/env/{SLUG}.env", f"{folders['state']}/log/{SLUG}.log"
+        argv = [simulated_vllm, "serve", "a/model", "--host", "127.0.0.1", "--port", str(PORT)]
+        spawn = {"step": "spawn", "slug": SLUG, "argv": argv, "env_path": env_path, "log_path": log_path, "record": {}}
+        answer = agent.steps({"step": "write-env", "path": env_path, "entries": []}, spawn)[-1]
+        boot = agent.observe()["host"]["boot_id"]
+    record = json.loads(hosts[0].read(f"{folders['state']}/servers/{SLUG}.json"))
+    assert (record["pid"], record["boot_id"]) == (answer["pid"], boot)
+    hosts[0].reboot()
+    with agent_on(hosts[0]) as agent:
+        # The hosts share this machine's kernel and so its boot id: what a real reboot changes is written by hand.
+        hosts[0].write(f"{folders['state']}/servers/{SLUG}.json", json.dumps({**record, "boot_id": "before"}), 0o600)
+        server = agent.server(SLUG)
+        assert (server["process"], server["orphans"]) == (None, [])
+        assert server["record"]["pid"] == answer["pid"]
+        agent.steps({"step": "remove-server", "slug": SLUG})
+
+
 def test_what_the_user_changed_by_hand_is_seen(hosts: list[Host], simulated_vllm: str) -> None:
     """An edited unit, a drop-in, and a unit without our marker."""
     command = f"{simulated_vllm} serve a/model --host 127.0.0.1 --port {PORT}"
@@ -183,6 +236,14 @@ def test_another_users_server_is_a_stranger(hosts: list[Host], simulated_vllm: s
         pid = ready(agent)["process"]["pid"]
         with agent_on(hosts[0], "plain") as other:
             seen = other.observe(ports=[PORT])
+            assert seen["host"]["sees_all"] is True
+            hosts[0].exec(["mount", "-o", "remount,hidepid=2", "/proc"])
+            try:
+                hidden = other.observe(ports=[PORT])
+            finally:
+                hosts[0].exec(["mount", "-o", "remount,hidepid=0", "/proc"])
+        assert (hidden["host"]["sees_all"], hidden["strangers"]) == (False, [])
+        assert [(row["port"], row["pid"], row["user"]) for row in hidden["ports"]] == [(PORT, None, "root")]
         assert [(row["pid"], row["user"]) for row in seen["strangers"]] == [(pid, "root")]
         assert "cannot be read" in seen["strangers"][0]["why"]
         assert [(row["port"], row["user"], row["slug"]) for row in seen["ports"]] == [(PORT, "root", None)]

@@ -85,9 +85,14 @@ def _connect(exchange: Exchange) -> _socket.socket | None:
     family = _socket.AF_INET6 if ":" in exchange.address else _socket.AF_INET
     try:
         made = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    except OSError as error:
+        exchange.problem = refused(error.errno or 0)
+        return None
+    try:
         made.setblocking(False)  # noqa: FBT003 - the standard library's form
         code = made.connect_ex((exchange.address, exchange.port))
     except (OSError, OverflowError) as error:
+        made.close()
         exchange.problem = "{}: {}".format(exchange.address, getattr(error, "strerror", None) or error)
         return None
     if code in (0, errno.EINPROGRESS):

@@ -128,8 +128,8 @@ def _journal(slug: str, count: int, lines: Lines, where: tuple[Folders, Channel 
     surroundings = units.surroundings(scope, folders.uid)
     said = command.run(["journalctl", "--no-pager", "--lines=1", chosen], 30, surroundings)[1]
     if "insufficient permissions" in said:
-        where = "add the user to group systemd-journal, or make /var/log/journal"
-        raise Problem("no-log", "{} may not read the journal of {}: {}".format(folders.user, unit, where))
+        remedy = "add the user to group systemd-journal, or make /var/log/journal"
+        raise Problem("no-log", "{} may not read the journal of {}: {}".format(folders.user, unit, remedy))
     environment = command.environment(surroundings)
     pid, source = command.start([*argv, "--follow"] if follow else argv, environment)
     try:

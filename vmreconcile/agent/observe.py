@@ -131,7 +131,7 @@ class Observation:
             found["problem"] = found["problem"] or "systemd does not run this host"
         elif scope == "user":
             found["lingering"] = units.lingering(self.folders.user)
-            if not os.path.exists("/run/user/{}/bus".format(self.folders.uid)):
+            if found["lingering"] and not units.has_manager(self.folders.uid):
                 found["problem"] = "no systemd manager runs for {}".format(self.folders.user)
         found["problem"] = self.survey.unit_problem or found["problem"]
         return found

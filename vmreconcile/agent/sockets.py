@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pwd
 
-from . import proc
+from . import netlink, proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ class Listeners:
         """Start with our own network namespace."""
         self.folder = folder
         self.own = proc.link(folder + "/self/ns/net")
-        self.table = proc.listening("self", folder)
+        told = netlink.listening() if folder == "/proc" else None
+        self.table = proc.listening("self", folder) if told is None else told
         self.tables = {self.own: self.table}
         self.holders: dict[int, int] = {}
 

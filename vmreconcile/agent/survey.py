@@ -71,6 +71,9 @@ class Survey:
         except Problem as problem:
             self.unit_problem = str(problem)
             return
+        if self.folders.uid and not units.has_manager(self.folders.uid):
+            paths = {name: "{}/{}".format(self.folders.unit_folder(), name) for name in wanted}
+            shown = {name: units.asleep(name, path) for name, path in paths.items() if os.path.exists(path)}
         for name, properties in shown.items():
             slug = slug_of_unit(name)
             if slug and (properties.get("LoadState") != "not-found" or properties.get("ControlGroup")):

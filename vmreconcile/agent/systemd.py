@@ -72,12 +72,23 @@ def systemctl(step: dict[str, Any], folders: Folders) -> dict[str, Any]:
         "disable": seen.get("UnitFileState") in ("disabled", ""),
         "start": seen.get("ActiveState") == "active",
         "stop": seen.get("ActiveState") in ("inactive", "failed"),
-        "reset-failed": seen.get("ActiveState") != "failed",
     }
     if already.get(verb, False):
         return {"changed": False}
+    if verb == "reset-failed":
+        return {"changed": _reset(unit, seen, folders)}
     call([verb, "--", unit], folders)
     return {"changed": True}
+
+
+def _reset(unit: str, seen: dict[str, str], folders: Folders) -> bool:
+    """Forget failures and the starts counted against the start limit; a unit that is not loaded has neither."""
+    try:
+        call(["reset-failed", "--", unit], folders)
+    except Problem as problem:
+        if "not loaded" not in str(problem):
+            raise
+    return seen.get("ActiveState") == "failed"
 
 
 def seconds(span: str) -> float:
@@ -169,4 +180,7 @@ def enable_linger(step: dict[str, Any], folders: Folders) -> dict[str, Any]:
     status, said = command.run(["loginctl", "--no-ask-password", "enable-linger", folders.user], 30)
     if status or not units.lingering(folders.user):
         raise Problem("linger-refused", "loginctl enable-linger {}: {}".format(folders.user, said.strip()[-500:]))
+    until = time.monotonic() + MARGIN_S
+    while not units.has_manager(folders.uid) and time.monotonic() < until:
+        time.sleep(LOOK_S)
     return {"changed": True}

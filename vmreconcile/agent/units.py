@@ -6,6 +6,7 @@ import os
 
 from . import command
 from .folders import PREFIX, SUFFIX, Folders, slug_of_unit
+from .problems import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,14 +88,36 @@ def is_unit_record(record: object) -> bool:
 
 
 def show(wanted: Iterable[str], uid: int) -> dict[str, dict[str, str]]:
-    """Properties by unit name, with one call of systemctl.
+    """Properties by unit name, with one call of systemctl; from the files alone where the user's manager does not run.
 
     Raises:
         Problem: where systemctl is missing or does not answer.
     """
     where = scope(uid)
+    if where == "user" and not has_manager(uid):
+        return {}
     argv = ["systemctl", *arguments(where), "show", "--no-pager", "--property=" + PROPERTIES, "--", *wanted]
-    return parse_show(command.run(argv, 20, surroundings(where, uid))[1])
+    status, said = command.run(argv, 20, surroundings(where, uid))
+    if status:
+        raise Problem("systemctl-failed", "systemctl show: {}".format(said.strip()[-500:] or status))
+    return parse_show(said)
+
+
+def has_manager(uid: int) -> bool:
+    """Whether a user's own systemd runs (it does while logged in, and always with lingering)."""
+    return os.path.exists("/run/user/{}/bus".format(uid)) or os.path.exists("/run/user/{}/systemd/private".format(uid))
+
+
+def asleep(name: str, path: str) -> dict[str, str]:
+    """What `systemctl show` would say of a unit file while no manager runs."""
+    return {
+        "Id": name,
+        "LoadState": "loaded",
+        "ActiveState": "inactive",
+        "SubState": "dead",
+        "Result": "success",
+        "FragmentPath": path,
+    }
 
 
 def parse_show(text: str) -> dict[str, dict[str, str]]:

@@ -48,8 +48,8 @@ def interpreter(head: str) -> str:
     if not words:
         return ""
     if words[0].rpartition("/")[2] == "sh" and len(lines) > 1 and lines[1].startswith("'''exec'"):
-        quoted = lines[1].split('"')
-        return quoted[1] if len(quoted) > 1 else lines[1].split()[1]
+        rest = lines[1][len("'''exec'") :].strip()
+        return rest[1:].partition('"')[0] if rest.startswith('"') else rest.partition(" ")[0]
     if words[0].rpartition("/")[2] == "env":
         words = [word for word in words[1:] if not word.startswith("-") and "=" not in word] or [""]
     return words[0]
