@@ -190,8 +190,8 @@ def test_catalogues_are_lazy() -> None:
 def test_a_thousand_models_are_checked_quickly() -> None:
     """Looking up and checking ten arguments of a thousand models takes a fraction of validate's three seconds."""
     args: dict[str, JsonValue] = {"max-model-len": "8k", "tp": 2, "dtype": "half", "compilation_config": {"mode": 3}}
-    begun = time.perf_counter()
+    begun = time.process_time()
     for _ in range(1000):
         for name, value in args.items():
             assert check_value(NEWEST.arguments[NEWEST.canonical(name) or ""], value) is None
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1

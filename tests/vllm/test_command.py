@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.vllm.made import samples, settings_of, texts
@@ -23,6 +23,7 @@ from vmreconcile.vllm.command import (
 )
 
 NEWEST = catalogue_for()
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 EVERY = [catalogue_for(version) for version in versions()]
 
 
@@ -58,6 +59,7 @@ def test_every_argument_survives_argv(catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize("catalogue", EVERY, ids=versions())
+@PATIENT
 @given(data=st.data())
 def test_settings_survive_argv(catalogue: Catalogue, data: st.DataObject) -> None:
     """Any settings come back from argv as they went in, and normalising changes nothing more."""
@@ -71,6 +73,7 @@ def test_settings_survive_argv(catalogue: Catalogue, data: st.DataObject) -> Non
     assert parse_strict(argv[2:], catalogue) == ("org/model", expected)
 
 
+@PATIENT
 @given(words=st.lists(texts | st.sampled_from([*NEWEST.options, "--", "-", "--a.b", "-tp=2", "--x=", "[" * 5000])))
 def test_no_argv_is_too_odd(words: list[str]) -> None:
     """Whatever stands after `serve` is read without an exception, and unreadable parts are said."""
@@ -84,6 +87,7 @@ def test_no_argv_is_too_odd(words: list[str]) -> None:
         assert command.problems or len(words) > 1
 
 
+@PATIENT
 @given(argv=st.lists(texts))
 def test_any_argv_is_a_root_or_not(argv: list[str]) -> None:
     """No argv at all makes recognition fail, and both answers agree."""

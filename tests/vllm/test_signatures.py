@@ -1,4 +1,4 @@
-"""Why a start failed, read from logs: those of vLLM 0.32.0 on a CPU as they were, the GPU's in the same form."""
+"""Why a start failed, read from logs: recorded from vLLM 0.32.0 on a CPU (shortened), composed alike for GPUs."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Argument:
 
 TOOL_OWNED: Mapping[str, str] = MappingProxyType(
     {
-        "api_key": "it would show in the process list; set VLLM_API_KEY under `env` on the host's side instead",
+        "api_key": "it would show in the process list; vLLM reads VLLM_API_KEY from the environment (`env`) as well",
         "config": "settings in a file of the host would be unseen; write them under `args`",
         "device_ids": "the GPUs are chosen with `gpus`",
         "grpc": "the server is reached over HTTP to see whether it is ready",
