@@ -45,8 +45,8 @@ def gate(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
     if not good or not isinstance(timeout, (int, float)) or not 0 < timeout <= 3600:
         raise Problem("bad-request", "gate needs slug, address, port and timeout")
     until = time.monotonic() + timeout
-    where = (address, int(str(port)))
-    problem, key = _key(str(slug), where[1], folders)
+    problem, heard, key = _server(str(slug), int(str(port)), folders)
+    where = (heard or address, int(str(port)))
     asked = bool(request.get("completion", True))
     answer: dict[str, Any] = {"health": None, "models": [], "problem": problem, "completion": None}
     if problem is not None:
@@ -66,22 +66,23 @@ def gate(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
     return answer
 
 
-def _key(slug: str, port: int, folders: Folders) -> tuple[str | None, str]:
-    """Who listens there and with which API key: (why it is not our server, the key)."""
+def _server(slug: str, port: int, folders: Folders) -> tuple[str | None, str, str]:
+    """Who listens there: (why it is not our server, the address it listens on, its API key)."""
     known = stop.known_now(folders, with_units=True)
     verdict = classify(survey.processes(known), known)
     root = verdict.roots.get(slug)
     if root is None:
-        return "no process of this server runs", ""
+        return "no process of this server runs", "", ""
     listeners = Listeners()
-    ports = listeners.of([root.pid, *(child.pid for child in verdict.children[root.pid])])
-    if port not in {number for _, number in ports}:
+    heard = listeners.of([root.pid, *(child.pid for child in verdict.children[root.pid])])
+    if port not in {number for _, number in heard}:
         taken = [str(pid or "?") for _, pid, _ in listeners.taken([port])]
         if taken:
-            return "port {} is held by pid {}, which is not this server".format(port, taken[0]), ""
-        return "not listening on port {}".format(port), ""
+            return "port {} is held by pid {}, which is not this server".format(port, taken[0]), "", ""
+        return "not listening on port {}".format(port), "", ""
     entries = survey.Survey(folders).environment(slug)[0]
-    return None, entries.get("VLLM_API_KEY", "") or option(root.argv, "--api-key", "")
+    key = entries.get("VLLM_API_KEY", "") or option(root.argv, "--api-key", "")
+    return None, next(address for address, number in heard if number == port), key
 
 
 def _first_model(listed: Any) -> str:  # noqa: ANN401 - whatever the server says
