@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.lab.hosts import Lab
 
+EXIT_CODES = {0, 1, 2, 3, 4, 5, 64, 130}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -35,6 +37,16 @@ class Outcome:
     def __str__(self) -> str:
         """Render the command with all it said."""
         return f"{' '.join(self.argv)} → {self.returncode}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+
+
+def checked(outcome: Outcome) -> Outcome:
+    """What holds for every run: no traceback, a code of the contract, and with --json nothing but one document."""
+    assert "Traceback" not in outcome.stderr, outcome
+    assert "a fault of vmreconcile itself" not in outcome.stderr, outcome
+    assert outcome.returncode in EXIT_CODES, outcome
+    if "--json" in outcome.argv and outcome.stdout:
+        json.loads(outcome.stdout)
+    return outcome
 
 
 class Cli:
@@ -74,13 +86,24 @@ class Cli:
     def __call__(
         self, *argv: str, env: Mapping[str, str] | None = None, data: str = "", timeout: float = 120
     ) -> Outcome:
-        """Run the tool to its end, with `data` as its standard input."""
+        """Run the tool to its end, with `data` as its standard input; whatever it did, it said it in its own words."""
         done = self.lab.run(self.argv(*argv), env=self._environ(env), cwd=self.folder, data=data, timeout=timeout)
-        return Outcome(argv=argv, returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
+        return checked(Outcome(argv=argv, returncode=done.returncode, stdout=done.stdout, stderr=done.stderr))
 
     def popen(self, *argv: str, env: Mapping[str, str] | None = None, **options: object) -> subprocess.Popen[str]:
         """Start the tool; its pid is the tool's own, to be interrupted or killed. It is the caller's to end."""
         return self.lab.popen(self.argv(*argv), env=self._environ(env), cwd=self.folder, **options)
+
+    def finish(self, process: subprocess.Popen[str], timeout: float = 60) -> Outcome:
+        """Wait for the end of what `popen` started, and say how it ended."""
+        with process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
+        argv = tuple(str(word) for word in process.args[3:])  # type: ignore[index]  # the list that `argv` gave
+        return checked(Outcome(argv=argv, returncode=process.returncode, stdout=out, stderr=err))
 
     def argv(self, *argv: str) -> list[str]:
         """Return the whole command line."""

@@ -43,12 +43,29 @@ def execute(plan: Plan, run: Run) -> Outcome:
     _wait(collect, run)
     if errors:
         raise errors[0]
-    away = [Result(server=server, action=Action.NOOP, status=Status.UNREACHABLE) for server in plan.unreachable_servers]
     return Outcome(
-        results=tuple(sorted([*results, *away], key=lambda result: result.server)),
+        results=tuple(sorted([*results, *_away(plan)], key=lambda result: result.server)),
         unreachable=tuple(sorted((*plan.unreachable, *lost))),
         interrupted=run.stopping.is_set(),
     )
+
+
+def _away(plan: Plan) -> list[Result]:
+    """The servers of the hosts that could not be seen, each with the reason."""
+    why = {host.host: host for host in plan.unreachable}
+    return [
+        Result(
+            server=server,
+            action=Action.NOOP,
+            status=Status.UNREACHABLE,
+            failure=_lost(why[server.host]) if server.host in why else None,
+        )
+        for server in plan.unreachable_servers
+    ]
+
+
+def _lost(host: Unreachable) -> Failure:
+    return Failure(kind="unreachable", summary=host.reason, remedy=host.remedy)
 
 
 def _wait(work: Callable[[], None], run: Run) -> None:
@@ -100,13 +117,13 @@ def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result
             results.append(result)
     except UnreachableError as error:
         done = {result.server for result in results}
-        failure = Failure(kind="unreachable", summary=error.reason, remedy=error.remedy)
+        lost = Unreachable(host=host, reason=error.reason, remedy=error.remedy)
         results += [
-            Result(server=change.server, action=change.action, status=Status.UNREACHABLE, failure=failure)
+            Result(server=change.server, action=change.action, status=Status.UNREACHABLE, failure=_lost(lost))
             for change in queue
             if change.server not in done
         ]
-        return results, [Unreachable(host=host, reason=error.reason, remedy=error.remedy)]
+        return results, [lost]
     return results, []
 
 
