@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 import time
@@ -234,6 +235,8 @@ def test_names_of_files_are_shown_printable(tmp_path: Path) -> None:
 
 # Line breaks that only YAML 1.1 knows do not survive PyYAML's own writing.
 PLAIN = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\x85\u2028\u2029"), max_size=8)
+# Neither do numbers of YAML 1.2 that are text in YAML 1.1 (1e5, 08): PyYAML leaves them unquoted.
+PLAIN = PLAIN.filter(lambda text: not re.match(r"[-+.]?\d", text))
 DATA = st.dictionaries(
     PLAIN,
     st.recursive(

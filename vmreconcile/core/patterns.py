@@ -67,8 +67,12 @@ def select(pattern: str, inventory: Inventory, *, retry: Retry | None = None) ->
     return tuple(dict.fromkeys(chosen))
 
 
-def unmatched(pattern: str, inventory: Inventory, *, retry: Retry | None = None) -> tuple[Unmatched, ...]:
+def unmatched(
+    pattern: str, inventory: Inventory, *, retry: Retry | None = None, suggest: bool = True
+) -> tuple[Unmatched, ...]:
     """Tell which words match neither a host nor a group, in the order written, each with the nearest name.
+
+    Looking for that name compares with every other; `suggest=False` leaves it out.
 
     Raises:
         PatternError: where a word cannot be understood.
@@ -80,7 +84,7 @@ def unmatched(pattern: str, inventory: Inventory, *, retry: Retry | None = None)
         name, _ = _split_subscript(word)
         if not word or word in inventory.hosts or any(_groups_and_hosts(name, inventory)):
             continue
-        near = difflib.get_close_matches(name, names, n=1)
+        near = difflib.get_close_matches(name, names, n=1) if suggest else []
         found[word] = Unmatched(word=word, suggestion=near[0] + word.removeprefix(name) if near else "")
     return tuple(found.values())
 

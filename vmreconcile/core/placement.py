@@ -10,6 +10,9 @@ from vmreconcile.model.document import Document
 from vmreconcile.model.inventory import Inventory
 from vmreconcile.model.values import JsonValue
 
+_SUGGESTIONS = 20
+"""Patterns for which the nearest name is looked for; a whole inventory of wrong names would take for ever."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
@@ -19,6 +22,7 @@ class Placement:
     def __init__(self, inventory: Inventory) -> None:
         """Remember the inventory."""
         self.inventory = inventory
+        self._suggested = 0
         self._hosts: dict[str, tuple[str, ...]] = {}
         self._problems: dict[str, tuple[Unmatched, ...] | PatternError] = {}
 
@@ -51,9 +55,12 @@ class Placement:
             return ()
         try:
             select(pattern, self.inventory)  # finds what `unmatched` does not look at, such as a subscript past the end
-            return unmatched(pattern, self.inventory)
+            suggest = self._suggested < _SUGGESTIONS
+            found = unmatched(pattern, self.inventory, suggest=suggest)
         except PatternError as error:
             return error
+        self._suggested += bool(found)
+        return found
 
     def _select(self, pattern: str) -> tuple[str, ...]:
         if self._plain_group(pattern):
