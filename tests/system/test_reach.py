@@ -67,7 +67,7 @@ def statuses(outcome: Outcome) -> dict[str, str]:
 
 
 def test_unreachable_hosts_do_not_hold_up_the_others(fleet: Cli, hosts: list[Host]) -> None:
-    """A pulled cable and a stopped sshd: the third host is done, exit 3; once they are back, a second apply finishes."""
+    """A pulled cable and a stopped sshd: the third host is done, exit 3; once back, a second apply finishes."""
     _, cut, refusing = hosts
     cut.link_down()
     refusing.stop_sshd()
