@@ -99,6 +99,7 @@ def test_places_of_keys_and_values(tmp_path: Path) -> None:
         ("? [a]\n: b\n", [":1:3 key-not-text"]),
         ("a: yes\nb: Off\n", [":1:4 yaml-boolean", ":2:4 yaml-boolean"]),
         ("yes: 1\n", [":1:1 key-not-text"]),
+        ("'<<': 1\n", []),
         ("a: 2024-01-02\nb: 2024-01-02 03:04:05\n", [":1:4 yaml-date", ":2:4 yaml-date"]),
         ("a: .nan\nb: -.inf\nc: 1e999\n", [f":{line}:4 yaml-value" for line in (1, 2, 3)]),
         ("a: 012\nb: 1:30\nc: 1_000\nd: 0b1\n", [f":{line}:4 yaml-number" for line in (1, 2, 3, 4)]),

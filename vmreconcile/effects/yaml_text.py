@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from vmreconcile.effects.yaml_scalars import Scalar, plain, tagged, unknown_tag
+from vmreconcile.effects.yaml_syntax import syntax_objection, unlocated
 from vmreconcile.errors import Diagnostic, Place
 from vmreconcile.model.document import Mark, Path
 from vmreconcile.model.showing import shown
@@ -34,7 +35,7 @@ class _Stop(Exception):  # noqa: N818 - ends the reading, the objection is alrea
 
 @dataclass(slots=True)
 class _Level:
-    """A container being read. `key` waits for its value; `size` counts the values in it, itself among them."""
+    """A container being read. `key` waits for its value (`merging`: it is an unquoted `<<`); `size` counts values."""
 
     value: dict[str, JsonValue] | list[JsonValue]
     path: Path
@@ -42,6 +43,7 @@ class _Level:
     size: int = 1
     key: str | None = None
     key_mark: Any = None
+    merging: bool = False
     merges: list[dict[str, JsonValue]] = field(default_factory=list)
 
 
@@ -73,12 +75,12 @@ def read_yaml(text: str, file: str) -> Reading:
         reading.content = None
         mark = error.problem_mark or error.context_mark
         if mark is None:
-            reading.problems.append(_unlocated(file, error))
+            reading.problems.append(unlocated(file, error))
         else:
-            reading.object_to(mark, _syntax(error, text, mark))
+            reading.object_to(mark, syntax_objection(error, text, mark))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reading.content = None
-        reading.problems.append(_unlocated(file, error))
+        reading.problems.append(unlocated(file, error))
     return reading
 
 
@@ -143,10 +145,11 @@ class _Builder:
         elif scalar.problem:
             self.reading.object_to(event.start_mark, scalar.problem)
         level.key, level.key_mark = text, event.start_mark
+        level.merging = text == _MERGE and event.implicit[0]
         if event.anchor:
             self.anchors[event.anchor] = (text, 1)
         first = self.reading.marks.get((*level.path, text))
-        if first is not None and text in level.value and text != _MERGE:
+        if first is not None and text in level.value and not level.merging:
             place = f"{self.reading.file}:{first.key_line}:{first.key_column}"
             why = f"It was first given at {place}; only one of the two would count."
             objection = ("duplicate-key", f"The key {shown(text)} is given twice.", why, "Remove one of them.")
@@ -229,7 +232,7 @@ class _Builder:
             raise _Stop
         if isinstance(level.value, list):
             level.value.append(value)
-        elif level.key == _MERGE:
+        elif level.merging:
             self._merge(level, value)
             level.key = None
         elif level.key is not None:
@@ -271,37 +274,4 @@ class _KeyAlias:
     value: str
     start_mark: Any
     anchor: None = None
-
-
-_HINTS = (
-    ("mapping values are not allowed", "A ': ' starts a mapping.", "Put the text in quotes, or mend the indentation."),
-    ("cannot start any token", "This character means something to YAML.", "Put the text in quotes."),
-    ("scanning an alias", "An unquoted '*' begins a YAML alias.", "Put the text in quotes."),
-    ("scanning an anchor", "An unquoted '&' begins a YAML anchor.", "Put the text in quotes."),
-    ("undefined tag handle", "An unquoted '!' begins a YAML tag.", "Put the text in quotes."),
-    ("scanning a tag", "An unquoted '!' begins a YAML tag.", "Put the text in quotes."),
-    ("parsing a tag", "An unquoted '!' begins a YAML tag.", "Put the text in quotes."),
-    ("quoted scalar", "A quote is opened and not closed, or a '\\' begins no known escape.", "Mend the quotes."),
-    ("flow mapping", "A '{' is not closed, or a ',' is missing.", "Mend the braces, or put the text in quotes."),
-    ("flow sequence", "A '[' is not closed, or a ',' is missing.", "Mend the brackets, or put the text in quotes."),
-    ("could not find expected ':'", "A line in a mapping needs 'key: value'.", "Add the ':' and a space."),
-    ("did not find expected key", "The line is indented differently from its neighbours.", "Mend the indentation."),
-    ("did not find expected '-'", "The line is indented differently from its neighbours.", "Mend the indentation."),
-)
-
-
-def _syntax(error: yaml.MarkedYAMLError, text: str, mark: _Parsed) -> tuple[str, str, str, str]:
-    told = f"{error.context or ''} {error.problem or ''}"
-    lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
-    if "\t" in line[: len(line) - len(line.lstrip())]:
-        return ("yaml-tab", "The line is indented with a tab.", "YAML takes spaces only.", "Replace the tab by spaces.")
-    for sign, why, remedy in _HINTS:
-        if sign in told:
-            return ("yaml-syntax", f"Not YAML: {shown(error.problem or told)[1:-1]}.", why, remedy)
-    return ("yaml-syntax", f"Not YAML: {shown(error.problem or told)[1:-1]}.", shown(error.context or "")[1:-1], "")
-
-
-def _unlocated(file: str, error: Exception) -> Diagnostic:
-    summary = f"Not YAML: {shown(str(error))[1:-1]}."
-    return Diagnostic(place=Place(file=file), code="yaml-syntax", summary=summary)
+    implicit: tuple[bool, bool] = (False, False)
