@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from typing import Any, Callable
 
-    Handler = Callable[["dict[str, Any]", Folders, frames.Channel, Callable[..., None]], "dict[str, Any]"]
+    Answering = Callable[["dict[str, Any]", Folders, frames.Channel, Callable[..., None]], "dict[str, Any]"]
 else:
     import _signal  # the signal module loads enum, 6 ms
 
@@ -71,7 +71,7 @@ def answer(request: Any, channel: frames.Channel, digest: str) -> None:  # noqa:
             raise Problem("bad-request", "a request is a JSON object")  # noqa: TRY301 - the one place that answers
         folders = Folders.of(request.get("folders"))
         request["agent"] = digest
-        result = handler(str(request.get("do")))(request, folders, channel, progress)
+        result = answering(str(request.get("do")))(request, folders, channel, progress)
         channel.send(dict(result, id=identity, ok=True))
     except Problem as problem:
         extra = {} if problem.index is None else {"index": problem.index}
@@ -94,7 +94,7 @@ def place(error: BaseException) -> str:
     return type(error).__name__ + where
 
 
-def handler(name: str) -> Handler:
+def answering(name: str) -> Answering:
     """Return what answers a request of that name.
 
     Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from . import command, masks, survey, units
-from .folders import PREFIX, SUFFIX, Folders, is_slug
+from . import command, masks, proc, survey, units
+from .folders import PREFIX, READ_LIMIT, SUFFIX, Folders, is_slug
 from .problems import Problem, from_os_error
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ BLOCK = 1 << 16
 BATCH = 500
 LOOK_S = 0.4
 LINE_LIMIT = 1 << 14
+START = "vmreconcile: starting {} "  # what begins each start's part of a log file
 
 
 class Lines:
@@ -53,7 +54,7 @@ def log(request: dict[str, Any], folders: Folders, channel: Channel, progress: C
     Raises:
         Problem: `bad-request`, or `no-log` where the server has none.
     """
-    slug, count = request.get("slug"), request.get("lines", 200)
+    slug, count, latest = request.get("slug"), request.get("lines", 200), request.get("latest") is True
     if not is_slug(slug) or not isinstance(count, int) or count < 0:
         raise Problem("bad-request", "log needs a slug and a number of lines")
     seen = survey.Survey(folders)
@@ -62,16 +63,20 @@ def log(request: dict[str, Any], folders: Folders, channel: Channel, progress: C
     lines = Lines(tuple(secrets), progress)
     follow = channel if request.get("follow") else None
     if is_journal(str(slug), seen.records.get(str(slug)), folders):
-        _journal(str(slug), count, lines, (folders, follow))
+        _journal(str(slug), count, lines, (folders, follow, latest))
     else:
-        _file(folders.log(str(slug)), count, lines, follow)
+        _file(folders.log(str(slug)), count, lines, (follow, START.format(slug).encode("ascii") if latest else b""))
     return {}
 
 
 def is_journal(slug: str, record: object, folders: Folders) -> bool:
     """Whether a server's log is the journal: it has a unit, and the unit does not write to our log file."""
-    unit = "{}/{}{}{}".format(folders.unit_folder(), PREFIX, slug, SUFFIX)
-    return (units.is_unit_record(record) or os.path.exists(unit)) and not os.path.exists(folders.log(slug))
+    if isinstance(record, dict) and record.get("runtime") == "process":
+        return False
+    unit = proc.read("{}/{}{}{}".format(folders.unit_folder(), PREFIX, slug, SUFFIX))
+    if unit is None:
+        return units.is_unit_record(record)
+    return not units.appends(proc.text(unit), folders.log(slug))
 
 
 def tail_offset(fd: int, count: int) -> int:
@@ -93,8 +98,15 @@ def tail_offset(fd: int, count: int) -> int:
     return 0
 
 
-def _file(path: str, count: int, lines: Lines, follow: Channel | None) -> None:
-    """Send the end of a log file, and what is appended while it is followed."""
+def start_offset(fd: int, at: int, mark: bytes) -> int:
+    """Where, from `at` on, the last line that begins with `mark` stands; `at` where there is none."""
+    here = (b"\n" + os.pread(fd, READ_LIMIT, at)).rfind(b"\n" + mark)
+    return at + max(here, 0)
+
+
+def _file(path: str, count: int, lines: Lines, how: tuple[Channel | None, bytes]) -> None:
+    """Send the end of a log file, and what is appended while it is followed; from its last `mark` on, if one is given."""
+    follow, mark = how
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -102,7 +114,8 @@ def _file(path: str, count: int, lines: Lines, follow: Channel | None) -> None:
     except OSError as error:
         raise from_os_error(error, path) from None
     try:
-        os.lseek(fd, tail_offset(fd, count), os.SEEK_SET)
+        begin = tail_offset(fd, count)
+        os.lseek(fd, start_offset(fd, begin, mark) if mark else begin, os.SEEK_SET)
         while True:
             data = os.read(fd, BLOCK)
             if data:
@@ -114,13 +127,13 @@ def _file(path: str, count: int, lines: Lines, follow: Channel | None) -> None:
         os.close(fd)
 
 
-def _journal(slug: str, count: int, lines: Lines, where: tuple[Folders, Channel | None]) -> None:
-    """Send what the journal has of a unit; followed, until the controller says something.
+def _journal(slug: str, count: int, lines: Lines, where: tuple[Folders, Channel | None, bool]) -> None:
+    """Send what the journal has of a unit, or of its latest start; followed, until the controller says something.
 
     Raises:
         Problem: `no-log` where we may not read it: without a journal on disk, a user's units log to the system's.
     """
-    folders, follow = where
+    folders, follow, latest = where
     scope = units.scope(folders.uid)
     unit = PREFIX + slug + SUFFIX
     chosen = "--unit=" + unit if scope == "system" else "--user-unit=" + unit
@@ -130,6 +143,8 @@ def _journal(slug: str, count: int, lines: Lines, where: tuple[Folders, Channel 
     if "insufficient permissions" in said:
         remedy = "add the user to group systemd-journal, or make /var/log/journal"
         raise Problem("no-log", "{} may not read the journal of {}: {}".format(folders.user, unit, remedy))
+    if latest and scope == "system":
+        argv += units.invocation(unit)
     environment = command.environment(surroundings)
     pid, source = command.start([*argv, "--follow"] if follow else argv, environment)
     try:

@@ -164,14 +164,15 @@ class Observation:
         runtime = record.get("runtime") if record else None
         if runtime is None:
             runtime = "systemd" if properties else "process" if record else None
-        journal = runtime == "systemd" and not os.path.exists(self.folders.log(slug))
+        unit = self._unit(properties) if properties else None
+        journal = runtime == "systemd" and not units.appends(unit["text"] if unit else None, self.folders.log(slug))
         return {
             "slug": slug,
             "record": record,
             "runtime": runtime,
             "process": self._process(slug, root) if root else None,
             "orphans": self._workers(self.verdict.orphans.get(slug, [])),
-            "unit": self._unit(properties) if properties else None,
+            "unit": unit,
             "env_file": self._env_file(slug),
             "endpoint": self.endpoints.get(slug),
             "log": {"kind": "journal" if journal else "file", "path": None if journal else self.folders.log(slug)},

@@ -103,6 +103,17 @@ def show(wanted: Iterable[str], uid: int) -> dict[str, dict[str, str]]:
     return parse_show(said)
 
 
+def appends(text: str | None, path: str) -> bool:
+    """Whether a unit's text says that its output goes to the file `path`."""
+    return "=append:{}\n".format(path.replace("%", "%%")) in (text or "")
+
+
+def invocation(unit: str) -> list[str]:
+    """What narrows journalctl to a system unit's latest start; nothing where systemd has forgotten it."""
+    said = command.run(["systemctl", "show", "--property=InvocationID", "--value", "--", unit], 20)[1].strip()
+    return ["_SYSTEMD_INVOCATION_ID=" + said] if said.isalnum() else []
+
+
 def has_manager(uid: int) -> bool:
     """Whether a user's own systemd runs (it does while logged in, and always with lingering)."""
     return os.path.exists("/run/user/{}/bus".format(uid)) or os.path.exists("/run/user/{}/systemd/private".format(uid))
