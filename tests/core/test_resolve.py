@@ -62,7 +62,7 @@ def test_every_key_is_carried(tmp_path: Path) -> None:
 
 INVENTORY = """
 all:
-  vars: {vllm_runtime: process, vllm_hf_token: lab, vllm_env: {A: all, B: all}}
+  vars: {vllm_runtime: process, vllm_hf_token: default, vllm_env: {A: all, B: all}}
   children:
     gpu:
       vars: {vllm_args: {max-model-len: 1024, enforce_eager: true, seed: 1}, vllm_state_dir: /srv/v}
@@ -93,7 +93,7 @@ def test_precedence_and_origins(tmp_path: Path) -> None:
     }
     assert {name: setting.value for name, setting in one.env.items()} == {"A": "all", "B": "model"}
     assert (one.port, two.port, one.executable, two.executable) == (9001, 8001, "/opt/v/bin/vllm", "")
-    assert (one.runtime, one.token, one.state_dir) == ("process", "lab", "/srv/v")
+    assert (one.runtime, one.token, one.state_dir) == ("process", "default", "/srv/v")
     kinds = {name: setting.origin.kind.value for name, setting in one.settings.items()}
     assert kinds == {
         "enforce_eager": "group_vars",

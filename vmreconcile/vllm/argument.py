@@ -90,6 +90,8 @@ TOOL_OWNED: Mapping[str, str] = MappingProxyType(
         "model_tag": "the model is given with `model`",
         "port": "the port is given with `port`",
         "revision": "the revision is given with `revision`",
+        "ssl_certfile": "the server is asked over plain HTTP to see whether it is ready; end TLS in front of it",
+        "ssl_keyfile": "the server is asked over plain HTTP to see whether it is ready; end TLS in front of it",
         "uds": "the server is reached over its port to see whether it is ready",
     }
 )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 from vmreconcile.core.checks.environment import GPUS
 from vmreconcile.core.checks.source import Finding, dotted
 from vmreconcile.core.durations import seconds
+from vmreconcile.errors import Severity
 from vmreconcile.model.document import Document, Path
 from vmreconcile.model.showing import shown
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.catalogue import Catalogue
 
+TOKEN_SOURCES = ("default",)
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 
 
@@ -32,6 +36,16 @@ def _check_layer(
     path: Path, layer: Mapping[str, JsonValue], below: Mapping[str, JsonValue], catalogue: Catalogue
 ) -> Iterator[Finding]:
     yield from _check_duration(path, layer)
+    yield from _check_token_source(path, layer)
+    if type(layer.get("gpus")) is int and layer["gpus"] != 0:
+        yield Finding(
+            path=(*path, "gpus"),
+            code="gpus-not-placed",
+            summary="A count of GPUs is not placed yet: vLLM takes the first ones it sees.",
+            why="Two servers on one host would take the same GPUs.",
+            remedy="Give indices where it matters, such as gpus: [2, 3].",
+            severity=Severity.WARNING,
+        )
     gpus = layer.get("gpus", below.get("gpus"))
     args = {**_mapping(below.get("args")), **_mapping(layer.get("args"))}
     env = {**_mapping(below.get("env")), **_mapping(layer.get("env"))}
@@ -57,6 +71,22 @@ def _check_layer(
             why="A list of GPUs is handed to the server in this very variable.",
             remedy="Keep gpus and remove the variable.",
             at_key=True,
+        )
+
+
+def _check_token_source(path: Path, layer: Mapping[str, JsonValue]) -> Iterator[Finding]:
+    yield from check_token_source(layer.get("hf_token"), (*path, "hf_token"))
+
+
+def check_token_source(source: JsonValue, path: Path) -> Iterator[Finding]:
+    """Whether a token source of that name exists; null is none."""
+    if isinstance(source, str) and NAME.fullmatch(source) and source not in TOKEN_SOURCES:
+        yield Finding(
+            path=path,
+            code="unknown-token-source",
+            summary=f"There is no token source {shown(source)}.",
+            why="default is the one source there is: the Hub's cache file here, else HF_TOKEN.",
+            remedy="Write default, or null for a server without a token.",
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from vmreconcile.core.checks.arguments import check_arguments
 from vmreconcile.core.checks.environment import check_environment
+from vmreconcile.core.checks.sense import check_token_source
 from vmreconcile.core.checks.shape import Shape
 from vmreconcile.core.checks.source import Finding, Variable
 from vmreconcile.core.checks.text import check_texts
@@ -55,6 +56,8 @@ def _check_variable(name: str, setting: Setting, shape: Shape, catalogue: Catalo
         yield problem
         return
     findings = [*shape.check({name: setting.value}), *check_texts(setting.value, (name,), verbatim=name in OURS[:2])]
+    if name == "vllm_hf_token":
+        findings += check_token_source(setting.value, (name,))
     if isinstance(setting.value, dict):
         if name == "vllm_args":
             findings += check_arguments(setting.value, (name,), catalogue)
