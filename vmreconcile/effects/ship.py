@@ -13,6 +13,7 @@ import importlib.util
 import io
 import posixpath
 import shlex
+import threading
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ TOO_OLD = 86
 NO_PYTHON = 87
 SUDO_READY = "VMRECONCILE/SUDO"
 """Printed once sudo has let us in: only then may anything but the password be written to it."""
+
+_building = threading.Lock()
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -63,9 +66,14 @@ class Archive:
     bootstrap: str
 
 
-@functools.cache
 def agent_archive() -> Archive:
-    """Build the archive of this installation, once a process; equal sources give equal bytes."""
+    """The archive of this installation, built once a process; equal sources give equal bytes."""
+    with _building:  # 20 threads that ask at once wait for one
+        return _agent_archive()
+
+
+@functools.cache
+def _agent_archive() -> Archive:
     agent = Path(__file__).parents[1] / "agent"
     members = {f"{PACKAGE}/{path.relative_to(agent).as_posix()}": path.read_bytes() for path in agent.rglob("*.py")}
     bootstrap = members.pop(f"{PACKAGE}/bootstrap.py").decode()

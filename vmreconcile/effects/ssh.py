@@ -214,6 +214,16 @@ class JumpRoute:
         self._link.close()
 
 
+class _Connection(fabric.Connection):  # type: ignore[misc]  # Fabric has no types
+    """Fabric's connection, kept from writing into the configuration that all connections of a run share.
+
+    Fabric takes an attribute that its class does not declare for a setting: it would merge the whole configuration
+    anew at each connection (3 ms), and leave it empty meanwhile for the other threads.
+    """
+
+    inline_ssh_env = None
+
+
 class Link:
     """One SSH connection."""
 
@@ -224,7 +234,7 @@ class Link:
         self._route = route
         self._deadline = 0.0
         self._trust = Trust(settings, run.known, accept_new=run.accept_new)
-        self._fabric = fabric.Connection(
+        self._fabric = _Connection(
             host=settings.hostname,
             user=settings.user,
             port=settings.port,
