@@ -11,8 +11,8 @@ from vmreconcile.core.blocks import Block, block_of
 from vmreconcile.core.diff import Drift, Subject, drift_of
 from vmreconcile.core.fingerprints import Known
 from vmreconcile.core.launching import launch_settings, make_launch
+from vmreconcile.core.notices import notices, shared_machines
 from vmreconcile.core.phases import phase_of, runtime_of
-from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Phase
@@ -41,7 +41,7 @@ class Options:
 
 def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
     """The plan for every host that was observed."""
-    shared = _shared_hosts(view)
+    shared = shared_machines(view)
     by_host: dict[str, list[DesiredServer]] = {}
     for server in desired.servers:
         by_host.setdefault(server.id.host, []).append(server)
@@ -57,7 +57,7 @@ def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
         unreachable_servers=tuple(
             server.id for server in desired.servers if server.id.host in gone and _selected(server.id, options)
         ),
-        diagnostics=(*desired.warnings, *shared.values()),
+        diagnostics=(*desired.warnings, *shared.values(), *notices(view)),
     )
 
 
@@ -272,23 +272,3 @@ def digest_of(host: HostView, observed: ObservedServer) -> dict[str, JsonValue]:
 
 def _sha(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
-
-
-def _shared_hosts(view: FleetView) -> dict[str, Diagnostic]:
-    """Hosts of the inventory that are one machine: each would call the other's servers unclaimed."""
-    seen: dict[tuple[str, str, str, int], list[str]] = {}
-    for host in view.hosts:
-        seen.setdefault((host.hostname, host.boot_id, host.state_dir, host.uid), []).append(host.host)
-    shared = {}
-    for names in seen.values():
-        for name in names if len(names) > 1 else ():
-            others = ", ".join(other for other in names if other != name)
-            shared[name] = Diagnostic(
-                place=Place(file="inventory"),
-                code="one-machine-two-names",
-                summary=f"{name} is the same machine and state folder as {others}",
-                why="each name sees the other's servers as unclaimed",
-                remedy="keep one name for a machine; nothing is pruned on it until then",
-                severity=Severity.WARNING,
-            )
-    return shared

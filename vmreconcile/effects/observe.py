@@ -164,6 +164,7 @@ def _server(facts: Facts) -> ObservedServer:
         env_file=facts.one("env_file", _env_file),
         endpoint=facts.one("endpoint", _endpoint),
         log_path=facts.part("log").text("path"),
+        problems=facts.texts("problems"),
     )
 
 
