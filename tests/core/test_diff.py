@@ -255,7 +255,7 @@ def disable(host: FakeHost) -> None:
         (disable, {"unit.enabled"}),
         (edit_env, {"env_file.VLLM_LOGGING_LEVEL"}),
         (add_env, {"env_file.MORE"}),
-        (open_env, {"env_file", "env_file.mode"}),
+        (open_env, {"env_file.mode"}),
         (give_env, {"env_file.owner"}),
         (lambda host: host.kernel.files.pop(ENV_PATH), {"env_file"}),
         (lambda host: host.kernel.files.pop("/var/lib/vmreconcile/servers/m.json"), {"record"}),

@@ -1,0 +1,211 @@
+"""A plan as a file: what it holds, what it refuses, and when it may still be carried out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.lab.worlds import TOKEN, World, only, wanted, world
+from vmreconcile.core.planfile import confirm, parse, render, wanted_digest
+from vmreconcile.errors import UsageError
+from vmreconcile.model.desired import DesiredState
+from vmreconcile.model.plan import Action, Change, Plan, Reason
+
+
+def saved(there: World) -> str:
+    """The file of a plan made now."""
+    return render(there.plan(), there.desired, version="0.1.0", inventory="abc")
+
+
+def confirmed(there: World, text: str) -> Plan:
+    """The plan as it may be carried out now."""
+    return confirm(parse(text, "plan.json"), there.plan(), there.desired)
+
+
+def retuned() -> tuple[World, str]:
+    """A running server whose model is to change, and the plan of that."""
+    there = world(wanted()).settle().change(lambda server: replace(server, model="org/other"))
+    return there, saved(there)
+
+
+def refused(there: World, text: str) -> Change:
+    """The one change, which must be refused and do nothing."""
+    change = only(confirmed(there, text))
+    assert (change.action, change.stops, change.steps, change.early) == (Action.BLOCKED, (), (), False)
+    assert not change.disruptive
+    return change
+
+
+def test_a_plan_read_back_is_the_same() -> None:
+    """Every part that is carried out or shown; where a value was said is not kept."""
+    there, text = retuned()
+    (change,) = there.plan().pending
+    plain = tuple(replace(field, origin="") for field in change.fields)
+    assert confirmed(there, text).pending == (replace(change, fields=plain),)
+
+
+def test_the_file_is_for_scripts_too() -> None:
+    """Versioned JSON with `plan --json` in it; pending changes only, with literal steps."""
+    there = world(wanted("a@h1", port=8001), wanted("b@h1", port=8002, state=DesiredState.ABSENT))
+    document = json.loads(saved(there))
+    assert (document["kind"], document["format_version"], document["inventory"]) == ("vmreconcile-plan", 1, "abc")
+    assert document["plan"]["summary"]["start"] == 1
+    assert [change["server"] for change in document["changes"]] == ["a@h1"]
+    assert document["changes"][0]["steps"][0]["step"] == "write-record"
+
+
+def test_the_same_plan_is_the_same_file() -> None:
+    """Byte for byte, so that it can be compared and signed."""
+    there, text = retuned()
+    assert saved(there) == text
+    assert text.isascii()
+    assert text.endswith("}\n")
+
+
+def test_the_file_holds_no_secret() -> None:
+    """Neither the token nor a secret of the model's environment."""
+    there = world(wanted(env={"VLLM_API_KEY": "a-secret-word"}))
+    assert TOKEN not in saved(there)
+    assert "a-secret-word" not in saved(there)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "damaged"),
+        ("not JSON", "damaged"),
+        ("[]", "not a plan"),
+        ('{"kind": "something"}', "not a plan"),
+        ('{"kind": "vmreconcile-plan", "format_version": 2, "made_by": "vmreconcile 9"}', "vmreconcile 9"),
+        ('{"kind": "vmreconcile-plan", "format_version": 1}', "damaged"),
+        ('{"kind": "vmreconcile-plan", "format_version": 1, "changes": [7], "inventory": ""}', "damaged"),
+        ('{"kind": "vmreconcile-plan", "format_version": 1, "changes": {}, "inventory": ""}', None),
+    ],
+)
+def test_what_is_no_plan_is_refused_by_name(text: str, words: str | None) -> None:
+    """With the file, why, and what to do; an empty list of changes is a plan."""
+    if words is None:
+        assert parse(text, "p.json").changes == ()
+        return
+    with pytest.raises(UsageError, match=words) as caught:
+        parse(text, "p.json")
+    assert "p.json" in str(caught.value)
+    assert caught.value.remedy
+
+
+@given(data=st.data())
+def test_a_damaged_file_is_an_error_of_ours(data: st.DataObject) -> None:
+    """Whatever is missing or replaced in it, nothing else is raised, and no step that there is not is read."""
+    document = json.loads(TEXT)
+    node = document
+    for _ in range(data.draw(st.integers(0, 4))):
+        children = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
+        if not children or not isinstance(node[key := data.draw(st.sampled_from(children))], dict | list):
+            break
+        node = node[key]
+    keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+    if keys:
+        key = data.draw(st.sampled_from(keys))
+        node[key] = data.draw(
+            st.none() | st.integers() | st.text(max_size=3) | st.just([]) | st.just({}) | st.just([1])
+        )
+    with contextlib.suppress(UsageError):
+        parse(json.dumps(document), "p.json")
+
+
+TEXT = retuned()[1]
+
+
+def test_a_moved_server_is_refused_with_the_field() -> None:
+    """Restarted since: another pid and start time."""
+    there, text = retuned()
+    there.hosts["h1"].systemd.call("restart", "vmreconcile-m.service")
+    change = refused(there, text)
+    assert change.reason is Reason.PLAN_STALE
+    assert change.note == "changed since the plan was made: process.pid, process.start_ticks"
+    assert change.remedy == "make the plan again"
+
+
+def test_an_edited_unit_and_a_reboot_are_noticed() -> None:
+    """Each by its own field."""
+    there, text = retuned()
+    there.hosts["h1"].kernel.files["/etc/systemd/system/vmreconcile-m.service"].content += "# edited\n"
+    assert "unit.text" in refused(there, text).note
+    there, text = retuned()
+    there.hosts["h1"].reboot()
+    assert "boot_id" in refused(there, text).note
+
+
+def test_another_server_that_moved_does_not_matter() -> None:
+    """Only the server itself."""
+    there = world(wanted("a@h1", port=8001), wanted("b@h1", port=8002)).settle()
+    there.change(lambda server: replace(server, model="org/other") if server.id.model == "a" else server)
+    text = saved(there)
+    there.hosts["h1"].systemd.call("restart", "vmreconcile-b.service")
+    assert only(confirmed(there, text)).action is Action.RETUNE
+
+
+def test_changed_files_are_noticed() -> None:
+    """The plan is no longer what the files ask for."""
+    there, text = retuned()
+    there.change(lambda server: replace(server, model="org/third"))
+    assert refused(there, text).note.endswith("what the files ask for")
+    there.want()
+    assert refused(there, text).note.endswith("what the files ask for")
+
+
+def test_a_new_obstacle_is_noticed() -> None:
+    """Somebody else took the port meanwhile."""
+    there = world(wanted())
+    text = saved(there)
+    there.hosts["h1"].stranger(8001)
+    change = refused(there, text)
+    assert change.reason is Reason.PORT_HELD
+    assert "8001" in change.note
+
+
+def test_an_unreachable_host_is_no_stale_plan() -> None:
+    """Its servers are unreachable, the others are carried out."""
+    there = world(wanted("m@h1"), wanted("m@h2"))
+    text = saved(there)
+    there.hosts["h1"].unreachable = "no route"
+    plan = confirmed(there, text)
+    assert [str(server) for server in plan.unreachable_servers] == ["m@h1"]
+    assert [str(change.server) for change in plan.changes] == ["m@h2"]
+
+
+def test_what_the_plan_did_not_hold_is_not_done() -> None:
+    """A server that came to need something later waits for the next plan."""
+    there = world(wanted("a@h1", port=8001), wanted("b@h1", port=8002)).settle()
+    text = saved(there)
+    there.hosts["h1"].kill_root("b")
+    assert confirmed(there, text).pending == ()
+
+
+def test_a_prune_in_a_plan_file_is_carried_out() -> None:
+    """The plan held it, so it was asked for."""
+    there = world(wanted()).settle().want()
+    text = render(there.plan(prune=True), there.desired, version="0", inventory="")
+    assert only(confirmed(there, text)).action is Action.REMOVE
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"port": 1},
+        {"model": "x"},
+        {"token": None},
+        {"gpus": (0,)},
+        {"state": DesiredState.STOPPED},
+        {"runtime": "process"},
+    ],
+)
+def test_wanted_digest_is_of_everything(fields: dict[str, object]) -> None:
+    """Any field that is asked for differently."""
+    assert wanted_digest(wanted()) == wanted_digest(wanted())
+    assert wanted_digest(wanted()) != wanted_digest(replace(wanted(), **fields))  # type: ignore[arg-type]
