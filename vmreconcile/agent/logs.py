@@ -105,7 +105,7 @@ def start_offset(fd: int, at: int, mark: bytes) -> int:
 
 
 def _file(path: str, count: int, lines: Lines, how: tuple[Channel | None, bytes]) -> None:
-    """Send the end of a log file, and what is appended while it is followed; from its last `mark` on, if one is given."""
+    """Send the end of a log file, from its last `mark` on if one is given, and what is appended while followed."""
     follow, mark = how
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

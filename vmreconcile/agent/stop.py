@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 AGAIN_S = 10.0  # after the second TERM; vLLM needs 2 to 8 s
 WORKERS_S = 10.0  # an orphaned engine ends within 6 s of a TERM
+DYING_S = 0.5  # a process that is being killed loses its environment shortly before it is gone
 KILL_S = 10.0  # a process in an uninterruptible driver call may need seconds
 
 
@@ -90,7 +91,7 @@ def prove(root: Pinned, slug: str, known: Known) -> None:
     """
     seen = proc.load(root.pid)
     found, why = owner(seen, known) if seen is not None else ("", "it is gone")
-    if found != slug:
+    if found != slug and signals.wait([root], DYING_S):
         raise Problem("not-ours", "pid {}: {}".format(root.pid, why or "it is not {}".format(slug)))
 
 

@@ -179,7 +179,8 @@ def enable_linger(step: dict[str, Any], folders: Folders) -> dict[str, Any]:
         return {"changed": False}
     status, said = command.run(["loginctl", "--no-ask-password", "enable-linger", folders.user], 30)
     if status or not units.lingering(folders.user):
-        raise Problem("linger-refused", "loginctl enable-linger {}: {}".format(folders.user, said.strip()[-500:]))
+        why = "its units would end with the login ({})".format(said.strip()[-300:])
+        raise Problem("linger-refused", "{0}: {1}; have root do: loginctl enable-linger {0}".format(folders.user, why))
     until = time.monotonic() + MARGIN_S
     while not units.has_manager(folders.uid) and time.monotonic() < until:
         time.sleep(LOOK_S)

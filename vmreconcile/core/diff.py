@@ -21,6 +21,9 @@ OWNED_PATHS = frozenset({"port", "revision"})
 """Settings that stand beside `args` in a model file, so their field's path has no `args.` before it."""
 
 
+OTHERS = 0o077
+"""Mode bits that an env file must not have."""
+
 STARS = "***"
 """What the agent puts in place of secrets in arguments (docs/wire.md)."""
 
@@ -167,6 +170,8 @@ def _files(subject: Subject) -> tuple[Field, ...]:
     if env_file is None:
         fields.append(Field(path="env_file", before=None, after=subject.launch.env_path))
         return tuple(fields)
+    if env_file.problem and not env_file.mode & OTHERS:
+        return (*fields, Field(path="env_file", before=env_file.problem, after="readable"))
     fields += _env_file_shape(subject, env_file)
     environment, token = _environment(subject, env_file.env)
     fields += [
@@ -178,8 +183,6 @@ def _files(subject: Subject) -> tuple[Field, ...]:
 
 def _env_file_shape(subject: Subject, env_file: EnvFile) -> list[Field]:
     fields = []
-    if env_file.problem:
-        fields.append(Field(path="env_file", before=env_file.problem, after="readable"))
     if env_file.mode != 0o600:
         fields.append(Field(path="env_file.mode", before=f"{env_file.mode:04o}", after="0600"))
     if env_file.uid != subject.host.uid:

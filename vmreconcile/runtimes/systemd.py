@@ -116,6 +116,7 @@ def unit_text(launch: Launch) -> str:
     """The whole unit file of a launch; holds no secret."""
     target = "multi-user.target" if launch.scope == "system" else "default.target"
     network = "Wants=network-online.target\nAfter=network-online.target\n" if launch.scope == "system" else ""
+    output = "" if launch.scope == "system" else _own_log(launch)
     return f"""# Written by vmreconcile for {launch.id.local}. Edits are drift: apply writes this file anew.
 [Unit]
 Description=vLLM {specifier_safe(launch.id.local)} (vmreconcile)
@@ -127,7 +128,7 @@ Type=exec
 Environment={MARKER}={launch.id.slug}
 EnvironmentFile={specifier_safe(launch.env_path)}
 WorkingDirectory={specifier_safe(launch.cwd)}
-ExecStart={command_line(launch.argv)}
+{output}ExecStart={command_line(launch.argv)}
 Restart=always
 RestartSec=5
 RestartPreventExitStatus=2
@@ -139,6 +140,17 @@ LimitCORE=0
 [Install]
 WantedBy={target}
 """
+
+
+def _own_log(launch: Launch) -> str:
+    """A log file for a user's unit: its journal can only be read where journald keeps one on disk (journald.conf(5)).
+
+    The first line marks a start, for a restart by systemd too; a host without /bin/echo goes without.
+    """
+    return (
+        f"StandardOutput=append:{specifier_safe(launch.log_path)}\n"
+        f'ExecStartPre=-/bin/echo "vmreconcile: starting {launch.id.slug} (unit)"\n'
+    )
 
 
 def command_line(argv: tuple[str, ...]) -> str:
