@@ -15,7 +15,8 @@ def diagnostics_text(diagnostics: Iterable[Diagnostic], style: Style) -> str:
     for each in sorted(diagnostics, key=lambda one: (one.place, one.code)):
         word = "" if each.severity is Severity.ERROR else "warning: "
         color = "red" if each.severity is Severity.ERROR else "yellow"
-        lines = [f"{style.paint(str(each.place), 'bold')}: {style.paint(word + printable(each.summary), color)}"]
+        place = style.paint(printable(str(each.place)), "bold")
+        lines = [f"{place}: {style.paint(word + printable(each.summary), color)}"]
         parts = (("why", each.why), ("mend", each.remedy), ("did you mean", each.suggestion))
         lines += [f"  {name}  {printable(text)}{'?' if name == 'did you mean' else ''}" for name, text in parts if text]
         blocks.append("\n".join(lines))
@@ -46,7 +47,7 @@ def outcome_text(outcome: Outcome, style: Style) -> str:
     lines = [failure_text(result, style) for result in outcome.results if result.status in told]
     lines += [
         f"{style.paint(host.host, 'bold')}: unreachable: {printable(host.reason)}"
-        + (f"\n  mend      {host.remedy}" if host.remedy else "")
+        + (f"\n  mend      {printable(host.remedy)}" if host.remedy else "")
         for host in outcome.unreachable
     ]
     counts = ", ".join(f"{status.value}: {outcome.count(status)}" for status in SHOWN)

@@ -42,7 +42,7 @@ def plan_text(plan: Plan, style: Style, *, explain: bool = False, following: str
 
 
 def _unreachable(host: Unreachable, style: Style) -> str:
-    remedy = f"   {host.remedy}" if host.remedy else ""
+    remedy = f"   {printable(host.remedy)}" if host.remedy else ""
     return f"  {style.paint('? unreachable', 'magenta')}  {printable(host.reason)}{remedy}"
 
 
@@ -72,7 +72,7 @@ def _details(change: Change, *, explain: bool) -> list[str]:
     if change.disruptive and change.action in {Action.RESTART, Action.RETUNE}:
         lines[0] += "   restarts it"
     if change.remedy:
-        lines.append(change.remedy)
+        lines.append(printable(change.remedy))
     if explain and change.action is not Action.NOOP:
         lines.append(f"reason: {change.reason.value}")
     return lines
@@ -81,7 +81,7 @@ def _details(change: Change, *, explain: bool) -> list[str]:
 def field_line(field: Field, *, explain: bool = False) -> str:
     """One differing value: `args.max_model_len  4096 → 8192`."""
     origin = f"   ({field.origin})" if explain and field.origin else ""
-    return f"{field.path}  {value_text(field.before)} → {value_text(field.after)}{origin}"
+    return f"{printable(field.path)}  {value_text(field.before)} → {value_text(field.after)}{origin}"
 
 
 def value_text(value: JsonValue) -> str:
@@ -98,8 +98,8 @@ def _others(plan: Plan, host: str, style: Style) -> list[str]:
     for stranger in plan.strangers:
         if stranger.host == host:
             port = f"port {stranger.port}, " if stranger.port else ""
-            what = printable(stranger.what)[:LONGEST_VALUE]
-            lines.append(f"  {style.paint('· stranger  ', 'dim')}  {port}pid {stranger.pid}, {stranger.user}: {what}")
+            what = f"{printable(stranger.user)}: {printable(stranger.what)[:LONGEST_VALUE]}"
+            lines.append(f"  {style.paint('· stranger  ', 'dim')}  {port}pid {stranger.pid}, {what}")
     lines += [
         f"  {style.paint('· orphan    ', 'dim')}  pid {orphan.pid} {printable(orphan.title)}, not ours"
         for orphan in plan.orphans

@@ -25,7 +25,7 @@ GIB = 1024**3
 
 def status_text(view: FleetView, plan: Plan, style: Style) -> str:
     """A table of servers, then strangers and hosts that could not be seen."""
-    rows = [_row(change, view) for change in plan.changes]
+    rows = [[printable(cell) for cell in _row(change, view)] for change in plan.changes]
     rows += [[str(server), "unknown", *[""] * 7] for server in plan.unreachable_servers]
     widths = [max(len(row[column]) for row in [list(HEAD), *rows]) for column in range(len(HEAD))]
     lines = [style.paint(_join(list(HEAD), widths), "bold")]
@@ -34,7 +34,8 @@ def status_text(view: FleetView, plan: Plan, style: Style) -> str:
         cells[1] = style.paint(cells[1], COLOR[Phase(row[1])])
         lines.append("  ".join(cells).rstrip())
     lines += [
-        f"stranger on {each.host}: pid {each.pid}, {each.user}: {printable(each.what)[:80]}" for each in plan.strangers
+        f"stranger on {each.host}: pid {each.pid}, {printable(each.user)}: {printable(each.what)[:80]}"
+        for each in plan.strangers
     ]
     lines += [f"orphan on {each.host}: pid {each.pid} {printable(each.title)}" for each in plan.orphans]
     lines += [f"unreachable: {host.host}: {printable(host.reason)}" for host in plan.unreachable]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -26,6 +27,8 @@ from vmreconcile.model.observed import (
 from vmreconcile.model.values import JsonValue
 
 FORMAT = 1
+LARGEST = 2**64
+SLUG = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}(_[0-9]{1,4})?")
 
 T = TypeVar("T")
 
@@ -54,7 +57,9 @@ class Facts:
     def maybe_number(self, name: str) -> float | None:
         """A number or None."""
         value = self._data.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < LARGEST:
+            return None  # JSON as Python reads it has NaN, infinities and numbers without end
+        return float(value)
 
     def integer(self, name: str) -> int:
         """An integer, 0 where there is none."""
@@ -63,7 +68,7 @@ class Facts:
     def maybe_integer(self, name: str) -> int | None:
         """An integer or None."""
         value = self._data.get(name)
-        return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return value if type(value) is int and abs(value) < LARGEST else _whole(self.maybe_number(name))
 
     def flag(self, name: str) -> bool:
         """Whether the value is true."""
@@ -110,6 +115,10 @@ class Facts:
         return Facts(self._data.get(name))
 
 
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
 def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView:
     """The view of `host` that its agent answered with.
 
@@ -134,7 +143,7 @@ def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView
         folder_problem=folders.maybe_text("problem"),
         salt=salt,
         systemd=_systemd(seen.part("systemd")),
-        servers=seen.many("servers", _server),
+        servers=tuple(server for server in seen.many("servers", _server) if SLUG.fullmatch(server.slug)),
         strangers=seen.many("strangers", lambda facts: _stranger(host, facts)),
         orphans=_orphans(host, seen),
         ports=seen.many("ports", _port),

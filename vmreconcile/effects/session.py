@@ -172,7 +172,7 @@ class AgentSession:
                 continue
             if not answer.pop("more", False):
                 _join(writer)
-                return _checked(answer)
+                return self._checked(answer)
             if on_progress:
                 on_progress(answer)
 
@@ -268,11 +268,25 @@ class AgentSession:
     def _decode(self, word: bytes) -> dict[str, JsonValue]:
         try:
             answer = json.loads(word)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise UnreachableError("the agent's answer cannot be read", remedy="this is a bug of vmreconcile")
         return cast("dict[str, JsonValue]", answer)
+
+    def _checked(self, answer: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """The answer, or its error raised; whatever a host says, no secret that it was sent comes back in it."""
+        if answer.get("ok") is True:
+            return answer
+        error = answer.get("error")
+        told = error if isinstance(error, dict) else {}
+        index = answer.get("index", told.get("index"))
+        raise AgentError(
+            self._scrub(str(told.get("class", "agent-bug"))),
+            self._scrub(str(told.get("message", "the agent gave no reason"))),
+            path=self._scrub(str(told.get("path") or "")),
+            index=index if isinstance(index, int) else None,
+        )
 
     def _said(self) -> str:
         """The last line of standard error, for an error's text."""
@@ -284,20 +298,6 @@ class AgentSession:
             if secret:
                 text = text.replace(secret, HIDDEN)
         return text
-
-
-def _checked(answer: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if answer.get("ok") is True:
-        return answer
-    error = answer.get("error")
-    told = error if isinstance(error, dict) else {}
-    index = answer.get("index", told.get("index"))
-    raise AgentError(
-        str(told.get("class", "agent-bug")),
-        str(told.get("message", "the agent gave no reason")),
-        path=str(told.get("path") or ""),
-        index=index if isinstance(index, int) else None,
-    )
 
 
 def _join(writer: threading.Thread | None) -> None:

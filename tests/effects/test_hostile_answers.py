@@ -1,0 +1,114 @@
+"""A host that answers anything at all: one bad host must not end the run, drive the terminal or give a secret back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from vmreconcile.cli.render_plan import plan_text
+from vmreconcile.cli.render_status import status_text
+from vmreconcile.cli.terminal import Style
+from vmreconcile.core.fingerprints import Known
+from vmreconcile.core.planning import Options, make_plan
+from vmreconcile.effects.observe import host_view
+from vmreconcile.effects.session import AgentError, AgentSession
+from vmreconcile.effects.ship import agent_archive
+from vmreconcile.errors import UnreachableError
+from vmreconcile.model.connection import Connection
+from vmreconcile.model.desired import DesiredFleet
+from vmreconcile.model.observed import FleetView, HostView
+from vmreconcile.model.secret import Secret
+
+ESCAPE = "\x1b]0;x\x07\x9b2J\n"
+SALT = "00" * 16
+
+
+def seen(text: str, **parts: object) -> HostView:
+    """The view of a host whose answer holds `parts`; the word HERE in it stands for `text`, unquoted."""
+    observation = json.dumps({"format": 1, "host": {"hostname": "h"}, **parts})
+    return host_view("h", SALT, {"ok": True, "observation": json.loads(observation.replace('"HERE"', text))})
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", "NaN", "9" * 400, "-1" + "0" * 400])
+def test_numbers_without_end(text: str) -> None:
+    """What JSON can say and no number of ours can hold counts as not said."""
+    view = seen(text, strangers=[{"pid": "HERE"}], gpus={"devices": [{"index": "HERE", "memory_total": 5}]})
+    assert view.strangers[0].pid == 0
+    assert (view.gpus[0].index, view.gpus[0].memory_total) == (0, 5)
+    with pytest.raises(UnreachableError, match="format"):
+        seen(text, format="HERE")
+
+
+def test_a_name_that_no_server_has() -> None:
+    """Only names that the agent can give are believed."""
+    slugs = ["qwen", "qwen_2", ESCAPE, "x_", "x_y", "../../etc", "x_99999999999", "", "A"]
+    view = seen("", servers=[{"slug": slug} for slug in slugs])
+    assert [server.slug for server in view.servers] == ["qwen", "qwen_2"]
+
+
+def test_nothing_from_a_host_drives_the_terminal() -> None:
+    """Every text of a host that plan and status print has its control characters shown."""
+    process = {"pid": 5, "argv": ["vllm" + ESCAPE, "serve", ESCAPE], "env": {}, "children": []}
+    endpoint = {"address": ESCAPE, "port": 8001, "health": 200, "version": ESCAPE, "models": []}
+    server = {"slug": "q", "runtime": ESCAPE, "process": process, "endpoint": endpoint, "problems": [ESCAPE]}
+    stranger = {"pid": 1, "user": ESCAPE, "what": ESCAPE, "why": ESCAPE}
+    view = FleetView(hosts=(seen("", servers=[server], strangers=[stranger]),), unreachable=())
+    plan = make_plan(DesiredFleet(servers=()), view, Options(known=Known(salt=SALT)))
+    for text in (plan_text(plan, Style(), explain=True), status_text(view, plan, Style())):
+        assert text.replace("\n", "").isprintable()
+        assert "\\x1b" in text
+
+
+class Channel:
+    """A host that answers each line with the bytes that `answer` makes of it."""
+
+    stderr = b""
+
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+        """Nothing was said so far."""
+        self.answer, self.said = answer, b""
+
+    def send(self, data: bytes) -> None:
+        """Take a request."""
+        self.said = b"VMRECONCILE/1 " + self.answer(data.splitlines()[-1]) + b"\n"
+
+    def receive(self, timeout: float) -> bytes:
+        """Answer it."""
+        del timeout
+        said, self.said = self.said, b""
+        return said
+
+    def exit_status(self, timeout: float) -> int | None:
+        """Not known."""
+        del timeout
+        return None
+
+    def close(self, *, wait: float) -> None:
+        """Nothing to close."""
+
+
+def session(answer: Callable[[bytes], bytes]) -> AgentSession:
+    """A session with such a host."""
+    return AgentSession(
+        channel=Channel(answer), archive=agent_archive(), connection=Connection(host="h", address="h", user="u")
+    )
+
+
+def test_an_answer_without_end_in_depth() -> None:
+    """Brackets, 200,000 deep: that host cannot be read, and that is all."""
+    with pytest.raises(UnreachableError, match="cannot be read"):
+        session(lambda _: b'{"id":1,"x":' + b"[" * 200000).request({"do": "observe"})
+
+
+def test_a_host_that_gives_back_what_it_was_sent() -> None:
+    """An error text holds no secret of its request, whoever wrote it."""
+
+    def answer(line: bytes) -> bytes:
+        return json.dumps({"id": 1, "ok": False, "error": {"class": "x", "message": "got " + line.decode()}}).encode()
+
+    with pytest.raises(AgentError) as caught:
+        session(answer).request({"do": "steps", "secrets": {"default": Secret("hf_CANARY")}})
+    assert "CANARY" not in str(caught.value)
+    assert "(hidden)" in str(caught.value)
