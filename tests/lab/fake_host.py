@@ -330,6 +330,10 @@ class FakeHost:
     def steps(self, request: Json, progress: Callable[[Json], None]) -> Json:
         """Carry steps out in order; the first that fails ends it."""
         changed = False
+        if "root" in request:
+            root = self.root(request["slug"])
+            if request["root"] != ([root.pid, root.start_ticks] if root else None):
+                raise Refusal("moved", f"{request['slug']} was planned for another process")
         for index, step in enumerate(request["steps"]):
             self.lifeline.check()
             try:

@@ -53,6 +53,8 @@ def steps(request: dict[str, Any], folders: Folders, channel: Channel, progress:
     checked = [_at(index, _checked, step) for index, step in enumerate(wanted)]
     lock = hold_lock(folders, float(request.get("lock_timeout", LOCK_S)))
     try:
+        if "root" in request:
+            expect_root(request.get("slug"), request["root"], folders)
         for index, (step, run) in enumerate(checked):
             begun = time.monotonic()
             if step["step"] == "write-env":
@@ -92,6 +94,24 @@ def _checked(step: Any) -> tuple[Step, Run]:  # noqa: ANN401 - from the wire
     if step.get("scope") not in (None, "system", "user"):
         raise Problem("bad-request", "{}: scope is system or user".format(name))
     return step, registry()[name]
+
+
+def expect_root(slug: object, expected: object, folders: Folders) -> None:
+    """Make sure, with the lock held, that the server's root is still the one that the steps were planned for.
+
+    Two runs that saw the same need would else undo each other's work.
+
+    Raises:
+        Problem: `moved`, naming the pids.
+    """
+    if not is_slug(slug) or not (expected is None or (isinstance(expected, list) and len(expected) == 2)):
+        raise Problem("bad-request", "root is null or [pid, start_ticks], of the server that slug names")
+    known = stop.known_now(folders, with_units=True)
+    root = classify(survey.processes(known), known).roots.get(str(slug))
+    found = [root.pid, root.start_ticks] if root else None
+    if found != expected:
+        was, now = ("pid {}".format(one[0]) if one else "no process" for one in (expected, found))
+        raise Problem("moved", "{} was planned for {}, and there is {} now".format(slug, was, now))
 
 
 def hold_lock(folders: Folders, timeout: float) -> int:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vmreconcile.errors import LockedError
 from vmreconcile.model.outcome import Outcome, Status
 from vmreconcile.model.plan import Plan
+
+LOCKED = "locked"
+"""The class of a failure where another run held the host's lock for too long (docs/wire.md)."""
 
 WORST_FIRST = (130, 5, 4, 1, 3, 2, 0)
 
@@ -21,6 +25,14 @@ def plan_code(plan: Plan, *, detailed: bool) -> int:
 
 
 def apply_code(outcome: Outcome) -> int:
-    """130 interrupted, 1 where a server failed or was refused, 3 where only hosts were missing."""
+    """130 interrupted, 4 locked, 1 where a server failed or was refused, 3 where only hosts were missing."""
     bad = outcome.count(Status.FAILED) + outcome.count(Status.SKIPPED)
-    return worst([130 if outcome.interrupted else 0, 1 if bad else 0, 3 if outcome.unreachable else 0])
+    locked = any(result.failure is not None and result.failure.kind == LOCKED for result in outcome.results)
+    return worst(
+        [
+            130 if outcome.interrupted else 0,
+            LockedError.exit_code if locked else 0,
+            1 if bad else 0,
+            3 if outcome.unreachable else 0,
+        ]
+    )

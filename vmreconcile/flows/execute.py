@@ -13,8 +13,8 @@ from collections.abc import Callable
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
-from vmreconcile.flows.ready import Interrupted, NotReady, settle, wait_ready
-from vmreconcile.flows.run import Run, send_steps
+from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
+from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Unreachable
 from vmreconcile.model.outcome import Failure, Outcome, Result, Status
@@ -134,7 +134,7 @@ def _stop_early(queue: list[Change], run: Run) -> dict[ServerId, Failure]:
         if not (change.early and change.pending) or run.stopping.is_set():
             continue
         try:
-            send_steps(change.server, change.stops, run)
+            send_steps(change.server, change.stops, run, _planned_for(change))
         except AgentError as error:
             stuck[change.server] = _agent_failure(change, error)
     return stuck
@@ -164,10 +164,9 @@ def _change(change: Change, run: Run) -> Result:
     try:
         if change.pending:
             run.reporter.begins(change)
-            steps = change.steps if change.early else (*change.stops, *change.steps)
-            send_steps(change.server, steps, run)
+            done = _act(change, run)
             _prove(change, run)
-            return result(Status.CHANGED)
+            return result(Status.CHANGED if done else Status.OK)
         if change.reason is Reason.STILL_STARTING:
             _prove(change, run)
     except NotReady as error:
@@ -177,6 +176,30 @@ def _change(change: Change, run: Run) -> Result:
     except AgentError as error:
         return result(Status.FAILED, _agent_failure(change, error))
     return result(Status.OK)
+
+
+def _act(change: Change, run: Run) -> bool:
+    """Carry out the steps; False where another run has meanwhile done what they are for.
+
+    Raises:
+        NotReady: another run has done something else.
+    """
+    steps = change.steps if change.early else (*change.stops, *change.steps)
+    expected = Expected(None) if change.early else _planned_for(change)
+    try:
+        send_steps(change.server, steps, run, expected)
+    except AgentError as error:
+        if error.kind != MOVED:
+            raise
+        accept_moved(change, run, str(error))
+        return False
+    return True
+
+
+def _planned_for(change: Change) -> Expected:
+    """The root process that was seen when the plan was made."""
+    pid, ticks = (change.digest.get(f"process.{part}") for part in ("pid", "start_ticks"))
+    return Expected((pid, ticks) if isinstance(pid, int) and isinstance(ticks, int) else None)
 
 
 INTERRUPTED = Failure(

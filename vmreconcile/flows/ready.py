@@ -72,6 +72,26 @@ def _look(server: ServerId, run: Run) -> ObservedServer:
     return run.fleet.observe_host(server.host, server.slug).server(server.slug)
 
 
+def accept_moved(change: Change, run: Run, told: str) -> None:
+    """Another run got to the server first: see whether it did what was planned here.
+
+    Raises:
+        NotReady: it did something else.
+    """
+    wanted = run.desired.get(change.server)
+    if wanted is None or change.gate is None:
+        return  # a stop or a removal, whose end is seen by itself
+    subject = subject_of(wanted, run.fleet.observe_host(wanted.id.host, wanted.id.slug), run.known)
+    if decision_of(subject, drift_of(subject)).action is not Action.NOOP:
+        raise NotReady(
+            Failure(
+                kind="moved",
+                summary=f"{change.server} is no longer what was looked at: {told}",
+                remedy="run apply again: it looks anew",
+            )
+        )
+
+
 def wait_ready(change: Change, wanted: DesiredServer, gate: Gate, run: Run) -> None:
     """Wait until the server is healthy, has answered a completion and shows no drift.
 

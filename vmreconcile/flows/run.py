@@ -50,11 +50,27 @@ class Run:
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
-def send_steps(server: ServerId, steps: tuple[Step, ...], run: Run) -> None:
-    """Have the agent carry out `steps`, with just the secrets that they name.
+Root = tuple[int, int]
+"""A root process as pid and start time in ticks, which together name it for as long as the host runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the steps were planned for: this root process, or none."""
+
+    root: Root | None
+
+
+MOVED = "moved"
+"""The agent's word where another root runs than the steps were planned for."""
+
+
+def send_steps(server: ServerId, steps: tuple[Step, ...], run: Run, expected: Expected | None = None) -> None:
+    """Have the agent carry out `steps`, with just the secrets that they name, if the server still is as `expected`.
 
     Raises:
-        AgentError: a step failed, and those after it were not carried out; or a secret that they name is not there.
+        AgentError: a step failed, and those after it were not carried out; or a secret that they name is not there; or
+            (kind `moved`) nothing was carried out, for the server is not as expected.
         UnreachableError: the host was lost.
     """
     if not steps:
@@ -65,6 +81,8 @@ def send_steps(server: ServerId, steps: tuple[Step, ...], run: Run) -> None:
         "steps": [to_json(step) for step in steps],
         "secrets": _secrets(server, steps, run),
     }
+    if expected is not None:
+        payload["root"] = None if expected.root is None else list(expected.root)
     run.fleet.request(server.host, payload, timeout=STEP_TIMEOUT_S)
 
 
