@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
-from vmreconcile.cli.main import main
+INTERRUPTED_EXIT = 130
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run() -> None:
     """Run the command line and leave with its exit code."""
-    sys.exit(main(sys.argv[1:]))
+    try:
+        _end_orderly()
+        from vmreconcile.cli.main import main  # noqa: PLC0415 - Ctrl-C may come while this is loaded
+
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = INTERRUPTED_EXIT
+    for number in ENDINGS:  # what was to be done is done: nothing is left to interrupt
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def _end_orderly() -> None:
+    """A scheduler's SIGTERM and a terminal that was closed mean what Ctrl-C means; what is ignored (nohup) stays so."""
+    for number in ENDINGS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 if __name__ == "__main__":

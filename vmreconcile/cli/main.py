@@ -46,9 +46,9 @@ def main(argv: Sequence[str]) -> int:
         module = importlib.import_module(COMMANDS[arguments.command])
         command: Callable[[argparse.Namespace], int] = getattr(module, arguments.command)
         code = command(arguments)
-        sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a terminal that was closed interrupts too
+            print("interrupted", file=sys.stderr, flush=True)
         return INTERRUPTED_EXIT
     except BrokenPipeError:
         _quiet_stdout()
@@ -58,6 +58,10 @@ def main(argv: Sequence[str]) -> int:
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the last net: a traceback shown to a user is a bug
         return _bug(error, arguments)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _quiet_stdout()
     return code
 
 

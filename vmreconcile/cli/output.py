@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from vmreconcile.flows.inputs import Inputs, Sources, read_inputs
 from vmreconcile.model.values import JsonValue
@@ -24,8 +25,22 @@ def print_json(document: Mapping[str, JsonValue]) -> None:
 
 
 def note(text: str) -> None:
-    """Say something beside the result."""
-    print(text, file=sys.stderr)
+    """Say something beside the result, whether anybody still listens or not."""
+    with lasting(sys.stderr):
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def lasting(stream: TextIO) -> Iterator[None]:
+    """Write to `stream`; where its reader is gone (a pager, a closed terminal), what is at work goes on in silence.
+
+    From then on the stream leads nowhere, for Python would try again at its exit.
+    """
+    try:
+        yield
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def sources_of(arguments: argparse.Namespace) -> Sources:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmreconcile import __version__
 from vmreconcile.cli.codes import apply_code, plan_code
-from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
+from vmreconcile.cli.output import inputs_of, lasting, note, print_json, reach_of
 from vmreconcile.cli.progress import Progress
-from vmreconcile.cli.render_errors import outcome_text
+from vmreconcile.cli.render_errors import diagnostics_text, outcome_text
 from vmreconcile.cli.render_plan import plan_text
 from vmreconcile.cli.terminal import ask, style_for
 from vmreconcile.core.planfile import confirm, parse, render
@@ -36,8 +37,9 @@ def plan(arguments: argparse.Namespace) -> int:
             text = render(found, within(ready), version=__version__, inventory=inventory_digest(ready))
             write_private(arguments.out, text)
     if arguments.json:
-        print_json(plan_json(found))
+        print_json(plan_json(replace(found, diagnostics=(*inputs.warnings, *found.diagnostics))))
     else:
+        _say_diagnostics(found, arguments)
         style = style_for(sys.stdout, no_color=arguments.no_color)
         print(plan_text(found, style, explain=arguments.explain, following="vmreconcile apply"))
         if arguments.out:
@@ -46,8 +48,17 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def apply(arguments: argparse.Namespace) -> int:
-    """Make it so."""
+    """Make it so.
+
+    Raises:
+        VmreconcileError: everything would be pruned, because no model wants any server.
+    """
     inputs = inputs_of(arguments)
+    if arguments.prune and not inputs.desired.servers:
+        raise VmreconcileError(
+            f"{arguments.models} wants no server at all, so --prune would remove every one: nothing was changed",
+            remedy="look whether the right folder was read; to remove a model's servers, give it state: absent",
+        )
     with prepared(inputs, reach_of(arguments)) as ready:
         _say_notes(ready)
         return carry_out(arguments, ready, Scope(prune=arguments.prune), Agreement(arguments, ready))
@@ -67,10 +78,17 @@ def carry_out(arguments: argparse.Namespace, ready: Prepared, scope: Scope, agre
 
 def report(arguments: argparse.Namespace, outcome: Outcome) -> None:
     """Print what was done."""
-    if arguments.json:
-        print_json(apply_json(outcome))
-    else:
-        print(outcome_text(outcome, style_for(sys.stdout, no_color=arguments.no_color)))
+    with lasting(sys.stdout):
+        if arguments.json:
+            print_json(apply_json(outcome))
+        else:
+            print(outcome_text(outcome, style_for(sys.stdout, no_color=arguments.no_color)))
+        sys.stdout.flush()
+
+
+def _say_diagnostics(plan: Plan, arguments: argparse.Namespace) -> None:
+    if plan.diagnostics:
+        note(diagnostics_text(plan.diagnostics, style_for(sys.stderr, no_color=arguments.no_color)))
 
 
 def _say_notes(ready: Prepared) -> None:
@@ -100,6 +118,7 @@ class Agreement:
                 raise UsageError(f"{planfile} was made from another inventory", remedy="make the plan again")
             plan = confirm(saved, plan, within(self._ready))
         self._show(plan)
+        _say_diagnostics(plan, self._arguments)
         self._limit(plan)
         if not plan.pending or not self._must_ask():
             return plan
@@ -107,7 +126,8 @@ class Agreement:
 
     def _show(self, plan: Plan) -> None:
         if not self._arguments.json:
-            print(plan_text(plan, style_for(sys.stdout, no_color=self._arguments.no_color)), flush=True)
+            with lasting(sys.stdout):
+                print(plan_text(plan, style_for(sys.stdout, no_color=self._arguments.no_color)), flush=True)
 
     def _limit(self, plan: Plan) -> None:
         limit = getattr(self._arguments, "max_changes", None)

@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from vmreconcile.cli.output import lasting
 from vmreconcile.cli.terminal import Style, printable
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.outcome import Result, Status
@@ -38,8 +39,9 @@ class Progress:
         with self._lock:
             self._waiting[server] = f"{server} {seconds:.0f} s: {printable(line)}"
             if self._spinner:
-                self._spinner.update("; ".join(self._waiting[name] for name in sorted(self._waiting)))
-                self._spinner.start()
+                with lasting(sys.stderr):
+                    self._spinner.update("; ".join(self._waiting[name] for name in sorted(self._waiting)))
+                    self._spinner.start()
                 return
         now = time.monotonic()
         if now - self._said.setdefault(server, now) >= PLAIN_EVERY_S:
@@ -51,7 +53,8 @@ class Progress:
         with self._lock:
             self._waiting.pop(result.server, None)
             if self._spinner and not self._waiting:
-                self._spinner.stop()
+                with lasting(sys.stderr):
+                    self._spinner.stop()
         if result.status is Status.OK:
             return
         color = "green" if result.status is Status.CHANGED else "red"
@@ -64,10 +67,11 @@ class Progress:
     def close(self) -> None:
         """Take the live line away."""
         if self._spinner:
-            self._spinner.stop()
+            with lasting(sys.stderr):
+                self._spinner.stop()
 
     def _line(self, text: str) -> None:
-        with self._lock:
+        with self._lock, lasting(sys.stderr):
             print(text, file=sys.stderr, flush=True)
 
 
