@@ -17,6 +17,9 @@ from vmreconcile.model.values import JsonValue
 OBSERVE_TIMEOUT_S = 60.0
 HTTP_TIMEOUT_S = 2.0
 
+QUESTIONS = frozenset({"observe", "gate"})
+"""Requests that change nothing and answer once."""
+
 Answer = dict[str, JsonValue]
 
 
@@ -100,17 +103,22 @@ class Fleet:
     ) -> Answer:
         """One request to one host's agent; a session that broke is forgotten, so that the next request opens anew.
 
+        A question is asked once more over a new connection where the old one broke: a short outage of a link in the
+        minutes in which a server starts is no reason to give up on its host.
+
         Raises:
             UnreachableError: where the host cannot be reached, or is lost before it answered.
             AgentError: where the agent says that it could not.
         """
-        folders = self.looks.get(host, Look()).folders
+        whole = {**payload, "folders": self.looks.get(host, Look()).folders}
+        again = payload.get("do") in QUESTIONS and host in self._sessions
         try:
-            session = self._session(host)
-            return session.request({**payload, "folders": folders}, timeout=timeout, on_progress=on_progress)
+            return self._session(host).request(whole, timeout=timeout, on_progress=on_progress)
         except UnreachableError:
             self._forget(host)
-            raise
+            if not again:
+                raise
+        return self.request(host, payload, timeout=timeout, on_progress=on_progress)
 
     def close(self) -> None:
         """End every session."""

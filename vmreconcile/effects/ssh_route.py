@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 
 FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
+DEAD_AFTER = 30
+"""Seconds of silence from the other side's kernel after which a connection is dead; a busy host still answers."""
+
+_PROBES = (
+    # A pulled cable, a host without power: else TCP would wait 15 minutes for them (tcp(7)).
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None)), DEAD_AFTER // 3),
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPINTVL", None), DEAD_AFTER // 6),
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", None), 4),
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", None), DEAD_AFTER * 1000),
+)
+"""Options of a connection; a system that has not all of them does without."""
+
 _REASONS = {
     errno.ECONNREFUSED: "connection refused",
     errno.EHOSTUNREACH: "no route to the host",
@@ -162,6 +175,9 @@ def _connect(family: int, address: tuple[object, ...], timeout: float) -> socket
         stream.connect(address)
         # A request of two packets must not wait for the acknowledgement of the first (Nagle, delayed ACK: 40 ms).
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for level, option, value in _PROBES:
+            if option is not None:
+                stream.setsockopt(level, option, value)
     except BaseException:
         stream.close()
         raise
