@@ -6,10 +6,13 @@ Owns the person's folder and how a run's outcome is shown. Knows nothing of what
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +50,43 @@ def checked(outcome: Outcome) -> Outcome:
     if "--json" in outcome.argv and outcome.stdout:
         json.loads(outcome.stdout)
     return outcome
+
+
+class Running:
+    """The tool while it runs, or a moment of it: to be interrupted, killed, waited for."""
+
+    def __init__(self, argv: tuple[str, ...], process: subprocess.Popen[str], out: IO[str], err: IO[str]) -> None:
+        """Take the process and the files that it writes to."""
+        self.process = process
+        self._argv = argv
+        self._files = (out, err)
+
+    def stderr(self) -> str:
+        """What it said on standard error so far."""
+        return _read(self._files[1])
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def end(self, timeout: float = 60) -> Outcome:
+        """Wait for its end; kill it where that does not come."""
+        try:
+            self.process.wait(timeout)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        out, err = map(_read, self._files)
+        for file in self._files:
+            file.close()
+        outcome = Outcome(argv=self._argv, returncode=self.process.returncode, stdout=out, stderr=err)
+        return outcome if outcome.returncode == -signal.SIGKILL else checked(outcome)
+
+
+def _read(file: IO[str]) -> str:
+    """The whole of a file that another process may be writing to."""
+    return os.pread(file.fileno(), 1 << 24, 0).decode(errors="replace")
 
 
 class Cli:
@@ -94,16 +134,17 @@ class Cli:
         """Start the tool; its pid is the tool's own, to be interrupted or killed. It is the caller's to end."""
         return self.lab.popen(self.argv(*argv), env=self._environ(env), cwd=self.folder, **options)
 
-    def finish(self, process: subprocess.Popen[str], timeout: float = 60) -> Outcome:
-        """Wait for the end of what `popen` started, and say how it ended."""
-        with process:
-            try:
-                out, err = process.communicate(timeout=timeout)
-            except BaseException:
-                process.kill()
-                raise
-        argv = tuple(str(word) for word in process.args[3:])  # type: ignore[index]  # the list that `argv` gave
-        return checked(Outcome(argv=argv, returncode=process.returncode, stdout=out, stderr=err))
+    def begin(self, *argv: str, env: Mapping[str, str] | None = None) -> Running:
+        """Start the tool and let it run."""
+        files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 - `Running.end` closes them
+        was = signal.getsignal(signal.SIGINT)
+        if was is signal.SIG_IGN:  # as a shell sets it for what runs in the background; a person's tool hears Ctrl-C
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = self.popen(*argv, env=env, stdout=files[0], stderr=files[1])
+        finally:
+            signal.signal(signal.SIGINT, was)
+        return Running(argv, process, *files)
 
     def argv(self, *argv: str) -> list[str]:
         """Return the whole command line."""
