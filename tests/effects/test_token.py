@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vmreconcile.effects.token import HubToken, find_token, token_path
+from vmreconcile.effects.token import find_token, token_path
 from vmreconcile.errors import InputError
 
 TOKEN = "hf_SENTINELsentinelSENTINELsentinel00"
@@ -99,15 +99,3 @@ def test_path_is_the_hub_clients(tmp_path: Path, environ: dict[str, str]) -> Non
         [sys.executable, "-c", code], env={"PATH": os.environ["PATH"], **environ}, capture_output=True, check=True
     )
     assert token_path(environ, tmp_path) == Path(done.stdout.decode().strip())
-
-
-def test_looked_for_once(tmp_path: Path) -> None:
-    """A run keeps the answer it got first, even if the file changes meanwhile; the object does not show it."""
-    path = keep(tmp_path, TOKEN)
-    source = HubToken(environ={"HF_TOKEN": OTHER}, home=tmp_path)
-    first = source.get()
-    path.write_text(OTHER)
-    assert source.get() is first
-    assert first is not None
-    assert TOKEN not in f"{source!r} {first!r} {first}"
-    assert OTHER not in repr(source)

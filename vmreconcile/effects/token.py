@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vmreconcile.errors import Diagnostic, InputError, Place
@@ -29,27 +28,6 @@ class TokenFound:
     secret: Secret
     source: str
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class HubToken:
-    """The token of a run: looked for at the first question, then the same for all."""
-
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
-    home: Path = field(default_factory=Path.home)
-    _answer: tuple[TokenFound | None] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def get(self) -> TokenFound | None:
-        """The token, or None where there is none.
-
-        Raises:
-            InputError: where there is one that cannot be used.
-        """
-        with self._lock:
-            if self._answer is None:
-                self._answer = (find_token(self.environ, self.home),)
-            return self._answer[0]
 
 
 def find_token(environ: Mapping[str, str], home: Path) -> TokenFound | None:

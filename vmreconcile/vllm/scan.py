@@ -71,15 +71,6 @@ def scan(words: Sequence[str], catalogue: Catalogue) -> Scan:
     return result
 
 
-def is_value(word: str, catalogue: Catalogue) -> bool:
-    """Whether vLLM takes a word of its own for a value, whatever stands before it."""
-    if not word.startswith("-"):
-        return True
-    if "." in word or word.startswith(("--", "-O")):
-        return False  # it would be re-spelled or taken for a dotted name before argparse sees it
-    return isinstance(_meaning(word, catalogue), str)
-
-
 def _respell(words: Sequence[str], catalogue: Catalogue) -> Iterator[str]:
     """Turn underscores in option names into dashes, and -O3 into what it stands for."""
     for index, word in enumerate(words):
