@@ -139,20 +139,22 @@ def subject_of(server: DesiredServer, host: HostView, known: Known) -> Subject:
 
 def decision_of(subject: Subject, drift: Drift) -> Decision:
     """The bare decision for a subject, before blocks: what is not in sync, and why."""
-    phase = phase_of(subject.observed, subject.host.now, subject.wanted.health.startup_timeout)
-    return decide(subject.wanted.state, subject.observed, phase, drift)
+    return decide(subject.wanted.state, subject.observed, _phase(subject), drift)
+
+
+def _phase(subject: Subject) -> Phase:
+    return phase_of(subject.observed, subject.host.now, subject.wanted.health.startup_timeout)
 
 
 def _judge(subject: Subject, options: Options) -> _Judged:
     drift = drift_of(subject)
-    phase = phase_of(subject.observed, subject.host.now, subject.wanted.health.startup_timeout)
-    decision = decide(subject.wanted.state, subject.observed, phase, drift)
+    decision = decision_of(subject, drift)
     if subject.wanted.id in options.restart and subject.observed.process and not decision.disruptive:
         decision = Decision(action=Action.RESTART, reason=Reason.REQUESTED, disruptive=True, fields=decision.fields)
     if options.actions is not None and decision.action not in {*options.actions, Action.NOOP}:
         decision = replace(decision, action=Action.NOOP, disruptive=False, note="differs: vmreconcile plan")
     moves = any(field.path == "port" for field in drift.settings)
-    return _Judged(subject=subject, phase=phase, decision=decision, moves=moves)
+    return _Judged(subject=subject, phase=_phase(subject), decision=decision, moves=moves)
 
 
 def _change(judged: _Judged, block: Block | None) -> Change:
@@ -170,7 +172,7 @@ def _change(judged: _Judged, block: Block | None) -> Change:
         fields=decision.fields,
         note=decision.note,
         remedy=decision.remedy,
-        stops=_stops(subject.host, subject.observed, decision),
+        stops=_taking_down(subject, decision),
         steps=_steps(subject, decision),
         early=judged.moves and decision.disruptive,
         gate=gate_of(subject.wanted) if subject.wanted.state is DesiredState.RUNNING else None,
@@ -194,6 +196,23 @@ def _unclaimed(server: ServerId, observed: ObservedServer, host: HostView, *, pr
     )
 
 
+def _taking_down(subject: Subject, decision: Decision) -> tuple[Step, ...]:
+    """What goes before `_steps`. Where a server only comes back different, its files are written while it still serves:
+
+    what cannot be written (a full disk, a read-only one) then takes nothing down.
+    """
+    if _comes_back(subject, decision):
+        return (*subject.runtime.refresh(subject.launch), *subject.runtime.halt(subject.host, subject.observed))
+    return _stops(subject.host, subject.observed, decision)
+
+
+def _comes_back(subject: Subject, decision: Decision) -> bool:
+    """Whether what runs is replaced under the same runtime."""
+    former = runtime_of(subject.observed)
+    again = decision.action is Action.RESTART or (decision.action is Action.RETUNE and decision.disruptive)
+    return again and former is not None and former.name == subject.runtime.name
+
+
 def _stops(host: HostView, observed: ObservedServer, decision: Decision) -> tuple[Step, ...]:
     """Steps that take down what is there: for a start too, where something is left over."""
     runtime = runtime_of(observed)
@@ -212,6 +231,8 @@ def _stops(host: HostView, observed: ObservedServer, decision: Decision) -> tupl
 
 def _steps(subject: Subject, decision: Decision) -> tuple[Step, ...]:
     match decision.action:
+        case Action.RESTART | Action.RETUNE if _comes_back(subject, decision):
+            return subject.runtime.begin(subject.launch)
         case Action.START | Action.RESTART:
             return (*_moved_runtime(subject), *subject.runtime.start(subject.launch))
         case Action.RETUNE if decision.disruptive:
