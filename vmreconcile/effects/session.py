@@ -101,7 +101,7 @@ class AgentSession:
     _busy: bool = False
     _last_id: int = 0
     _noise: bytes = b""
-    _revealed: set[str] = field(default_factory=set, repr=False)
+    _revealed: set[Secret] = field(default_factory=set, repr=False)
 
     def request(
         self,
@@ -180,7 +180,7 @@ class AgentSession:
         """Give sudo its password alone and wait until it let us in: a refused password makes it read on."""
         if self.opening is None:
             return
-        self._revealed.add(self.opening.reveal())
+        self._revealed.add(self.opening)
         self._send((self.opening.reveal() + "\n").encode())
         deadline = time.monotonic() + timeout
         while True:
@@ -262,7 +262,7 @@ class AgentSession:
     def _reveal(self, value: object) -> str:
         if not isinstance(value, Secret):
             raise TypeError(f"{type(value).__name__} is not a JSON value")
-        self._revealed.add(value.reveal())
+        self._revealed.add(value)
         return value.reveal()
 
     def _decode(self, word: bytes) -> dict[str, JsonValue]:
@@ -296,7 +296,7 @@ class AgentSession:
     def _scrub(self, text: str) -> str:
         for secret in self._revealed:
             if secret:
-                text = text.replace(secret, HIDDEN)
+                text = text.replace(secret.reveal(), HIDDEN)
         return text
 
 
