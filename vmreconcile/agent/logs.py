@@ -18,6 +18,8 @@ BLOCK = 1 << 16
 BATCH = 500
 LOOK_S = 0.4
 LINE_LIMIT = 1 << 14
+SHORTEST = 6  # letters of a secret; fewer would mask words
+MARGIN = 1 << 12  # bytes beyond the limit in which a token that only looks like one may end
 START = "vmreconcile: starting {} "  # what begins each start's part of a log file
 
 
@@ -26,26 +28,34 @@ class Lines:
 
     def __init__(self, secrets: tuple[str, ...], progress: Callable[..., None]) -> None:
         """Take the values that must not be shown, and where the lines go."""
-        self.secrets = secrets
+        parts = {part for secret in secrets for part in (secret, *secret.splitlines()) if len(part) >= SHORTEST}
+        self.secrets = sorted(parts, key=len, reverse=True)  # the longest first: one may begin with another
+        self.held = LINE_LIMIT + max(map(len, parts), default=0) * 4 + MARGIN
+        self.skipping = False
         self.progress = progress
         self.rest = b""
 
     def feed(self, data: bytes, *, last: bool = False) -> None:
         """Send on the lines that are complete; with `last`, the rest too."""
         *whole, self.rest = (self.rest + data).split(b"\n")
-        if len(self.rest) > LINE_LIMIT or (last and self.rest):
-            whole.append(self.rest)
+        if self.skipping and whole:
+            del whole[0]  # the end of a line whose beginning was sent
+            self.skipping = False
+        if self.skipping:
             self.rest = b""
+        elif len(self.rest) > self.held or (last and self.rest):
+            whole.append(self.rest)
+            self.rest, self.skipping = b"", not last
         shown = [self._shown(line) for line in whole]
         for at in range(0, len(shown), BATCH):
             self.progress(lines=shown[at : at + BATCH])
 
     def _shown(self, line: bytes) -> str:
-        """One line as it may leave the host."""
-        text = line[:LINE_LIMIT].decode("utf-8", "backslashreplace").rstrip("\r")
+        """One line as it may leave the host: masked first and cut afterwards, or half a secret would be left."""
+        text = line[: self.held].decode("utf-8", "backslashreplace").rstrip("\r")
         for secret in self.secrets:
             text = text.replace(secret, masks.STARS)
-        return masks.mask_text(text)
+        return masks.mask_text(text)[:LINE_LIMIT]
 
 
 def log(request: dict[str, Any], folders: Folders, channel: Channel, progress: Callable[..., None]) -> dict[str, Any]:
@@ -59,7 +69,9 @@ def log(request: dict[str, Any], folders: Folders, channel: Channel, progress: C
         raise Problem("bad-request", "log needs a slug and a number of lines")
     seen = survey.Survey(folders)
     entries = seen.environment(str(slug))[0]
-    secrets = sorted({value for name, value in entries.items() if masks.is_secret_name(name) and len(value) >= 6})
+    secrets = sorted(
+        {value for name, value in entries.items() if masks.is_secret_name(name) and len(value) >= SHORTEST}
+    )
     lines = Lines(tuple(secrets), progress)
     follow = channel if request.get("follow") else None
     if is_journal(str(slug), seen.records.get(str(slug)), folders):

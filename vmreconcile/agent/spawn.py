@@ -158,11 +158,15 @@ def _say(sink: int, problem: Problem) -> None:
 
 
 def _calm_down() -> None:
-    """Undo what we and Python changed for ourselves: ignored signals, umask; and no core dumps, they hold tokens."""
+    """Undo what we and Python changed for ourselves: ignored signals, umask; and no core dumps, they hold tokens.
+
+    A limit of 1, because with 0 a collector is still run, and systemd's writes the environment into the journal.
+    """
     for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGPIPE, _signal.SIGXFSZ):
         _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if hard else 0, hard))
     os.umask(0o022)
 
 

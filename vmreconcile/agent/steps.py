@@ -6,9 +6,9 @@ import fcntl
 import os
 import time
 
-from . import envfile, jsontext, stop, survey
+from . import envfile, jsontext, proc, stop, survey, units
 from .classify import classify
-from .folders import Folders, is_slug, open_folder, read_file, remove_file, write_file
+from .folders import Folders, is_slug, open_folder, read_file, remove_file, slug_of_unit, write_file
 from .problems import Problem, from_os_error
 
 TYPE_CHECKING = False
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Run = Callable[[Step, Folders], Step]
 
 LOCK_S = 60.0
+CACHED = (".pyz", ".code", ".new")  # what the bootstrap keeps
 FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     "write-file": {"path": (str,), "content": (str,), "mode": (int,)},
     "write-env": {"path": (str,), "entries": (list,)},
@@ -55,6 +56,8 @@ def steps(request: dict[str, Any], folders: Folders, channel: Channel, progress:
     try:
         if "root" in request:
             expect_root(request.get("slug"), request["root"], folders)
+        for index, (step, _) in enumerate(checked):
+            _at(index, spare_foreign, step, folders)
         for index, (step, run) in enumerate(checked):
             begun = time.monotonic()
             if step["step"] == "write-env":
@@ -112,6 +115,27 @@ def expect_root(slug: object, expected: object, folders: Folders) -> None:
     if found != expected:
         was, now = ("pid {}".format(one[0]) if one else "no process" for one in (expected, found))
         raise Problem("moved", "{} was planned for {}, and there is {} now".format(slug, was, now))
+
+
+def spare_foreign(step: Step, folders: Folders) -> None:
+    """Leave a unit alone that only bears a name like ours; asked before the first step, which may write our record.
+
+    Raises:
+        Problem: `not-ours`.
+    """
+    name = str(step.get("unit") or step.get("path", "")).rpartition("/")[2]
+    slug = slug_of_unit(name)
+    path = "{}/{}".format(folders.unit_folder(), name)
+    data = proc.read(path) if slug else None
+    if data is None:
+        return
+    try:
+        record = survey.parse_record(read_file(folders.record(slug), folders.uid), "")
+    except Problem:
+        record = None
+    if units.is_foreign(proc.text(data), slug, folders, record):
+        told = "{}: not written for our folders, so it is left alone; remove or rename it"
+        raise Problem("not-ours", told.format(path), path)
 
 
 def hold_lock(folders: Folders, timeout: float) -> int:
@@ -260,10 +284,10 @@ def _remove_folder(path: str) -> bool:
     return True
 
 
-def _unlink(path: str) -> None:
+def _unlink(path: str, folder: int | None = None) -> None:
     """Remove a file, if that is possible: what stays keeps its folder, and does no harm."""
     try:
-        os.unlink(path)
+        os.unlink(path, dir_fd=folder)
     except OSError:
         return
 
@@ -272,11 +296,15 @@ def _remove_rest(folders: Folders) -> None:
     """With the last server goes what we keep for ourselves: the agent's cache and the lock."""
     cache = folders.state + "/agent"
     try:
-        names = os.listdir(cache)
-    except OSError:
-        names = []
-    for path in [*(cache + "/" + name for name in names), folders.state + "/lock"]:
-        _unlink(path)
+        fd = open_folder(cache, folders.state, folders.uid, create=False)  # a link there leads to what is not ours
+    except Problem:
+        fd = -1
+    if fd >= 0:
+        for name in os.listdir(fd):
+            if name.endswith(CACHED):
+                _unlink(name, fd)
+        os.close(fd)
+    _unlink(folders.state + "/lock")
     for folder in (cache, folders.config, folders.state):
         _remove_folder(folder)
 

@@ -76,7 +76,14 @@ class Survey:
             shown = {name: units.asleep(name, path) for name, path in paths.items() if os.path.exists(path)}
         for name, properties in shown.items():
             slug = slug_of_unit(name)
-            if slug and (properties.get("LoadState") != "not-found" or properties.get("ControlGroup")):
+            if not slug or not (properties.get("LoadState") != "not-found" or properties.get("ControlGroup")):
+                continue
+            path = properties.get("FragmentPath", "")
+            data = proc.read(path) if path else None
+            text = None if data is None else proc.text(data)
+            if units.is_foreign(text, slug, self.folders, self.records.get(slug)):
+                self.problems.setdefault(slug, []).append(path + ": not written for our folders, so it is left alone")
+            else:
                 self.unit_properties[slug] = properties
 
     def known(self) -> Known:

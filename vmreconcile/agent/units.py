@@ -87,6 +87,15 @@ def is_unit_record(record: object) -> bool:
     return isinstance(record, dict) and record.get("runtime") == "systemd"
 
 
+def is_foreign(text: str | None, slug: str, folders: Folders, record: object) -> bool:
+    """Whether a unit only bears a name like ours: a person's own, or that of another state folder of this host.
+
+    What we wrote names our env file; a unit edited beyond recognition is ours as long as our record says so.
+    """
+    named = "\nEnvironmentFile={}\n".format(folders.env_file(slug).replace("%", "%%"))
+    return text is not None and named not in text and not is_unit_record(record)
+
+
 def show(wanted: Iterable[str], uid: int) -> dict[str, dict[str, str]]:
     """Properties by unit name, with one call of systemctl; from the files alone where the user's manager does not run.
 
