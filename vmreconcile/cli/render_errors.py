@@ -35,7 +35,8 @@ def counts_text(diagnostics: tuple[Diagnostic, ...]) -> str:
 def failure_text(result: Result, style: Style) -> str:
     """One server's failure: what happened, the evidence, what to do."""
     failure = result.failure or Failure(kind="unknown", summary="it failed")
-    lines = [style.paint(f"{result.server}: {printable(failure.summary)}", "red")]
+    summary = failure.summary.removeprefix(f"{result.server} ")
+    lines = [style.paint(f"{result.server}: {printable(summary)}", "red")]
     lines += [f"  {'evidence':<9} {printable(failure.evidence)}"] if failure.evidence else []
     lines += [f"  {'mend':<9} {printable(failure.remedy)}"] if failure.remedy else []
     return "\n".join(lines)
