@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from vmreconcile.cli.parser import make_parser
+from vmreconcile.cli.parser import parse
 from vmreconcile.errors import InputError, VmreconcileError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ COMMANDS = {
 def main(argv: Sequence[str]) -> int:
     """Run one command; the exit code is the outward contract's."""
     try:
-        arguments = make_parser().parse_args(argv)
+        arguments = parse(argv)
     except SystemExit as leaving:
         return int(leaving.code or 0)
     _log(arguments.verbose)

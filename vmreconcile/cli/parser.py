@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from vmreconcile import __version__
 
 USAGE_EXIT = 64
+ALONE = frozenset({"-h", "--help", "--version"})
+"""The options that stand without a command."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,6 +25,23 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE_EXIT, f"{self.prog}: error: {message}\n")
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What the command line says; a mistyped command and an option before the command are told as what they are.
+
+    Raises:
+        SystemExit: after help, or with 64 where the command line is wrong.
+    """
+    parser = make_parser()
+    first = argv[0] if argv else ""
+    if first.startswith("-") and first not in ALONE:
+        option = first.partition("=")[0]
+        parser.error(f"{option}: options stand after the command, as in `vmreconcile plan {option}`")
+    near = [] if first in COMMANDS else difflib.get_close_matches(first, COMMANDS, n=1)
+    if near:
+        parser.error(f"there is no command {first!r}; did you mean {near[0]!r}?")
+    return parser.parse_args(argv)
+
+
 def make_parser() -> Parser:
     """The parser of every command."""
     parser = Parser(
@@ -30,7 +51,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"vmreconcile {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for add in (_init, _validate, _plan, _apply, _status, _inventory, _show, _logs, _start, _stop, _restart):
+    for add in COMMANDS.values():
         add(commands)
     return parser
 
@@ -55,21 +76,28 @@ def _command(commands: argparse._SubParsersAction[Parser], name: str, about: str
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
-    return number
+    return _whole(text, 1)
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from {least}")
     return number
 
 
 def _seconds(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
     return number
@@ -141,3 +169,19 @@ def _servers(command: Parser, *, save: bool) -> None:
     command.add_argument("servers", nargs="+", metavar="NAME[@HOST]")
     if save:
         command.add_argument("--no-save", action="store_true", help="do not write state: to the model file")
+
+
+COMMANDS = {
+    "init": _init,
+    "validate": _validate,
+    "plan": _plan,
+    "apply": _apply,
+    "status": _status,
+    "inventory": _inventory,
+    "show": _show,
+    "logs": _logs,
+    "start": _start,
+    "stop": _stop,
+    "restart": _restart,
+}
+"""What adds each command, in the order of `--help`."""
