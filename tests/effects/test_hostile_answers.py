@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from vmreconcile.cli.output import print_json
+from vmreconcile.cli.progress import Progress
 from vmreconcile.cli.render_plan import plan_text
 from vmreconcile.cli.render_status import status_text
 from vmreconcile.cli.terminal import Style
@@ -18,6 +20,7 @@ from vmreconcile.effects.ship import agent_archive
 from vmreconcile.errors import UnreachableError
 from vmreconcile.model.connection import Connection
 from vmreconcile.model.desired import DesiredFleet
+from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView
 from vmreconcile.model.secret import Secret
 
@@ -112,3 +115,20 @@ def test_a_host_that_gives_back_what_it_was_sent() -> None:
         session(answer).request({"do": "steps", "secrets": {"default": Secret("hf_CANARY")}})
     assert "CANARY" not in str(caught.value)
     assert "(hidden)" in str(caught.value)
+
+
+def test_words_of_a_host_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """A chat template's `[/INST]` in an error text is no tag of the live line, which would end the run."""
+    progress = Progress(Style(), live=True)
+    progress.waits(ServerId(host="h", model="m"), 1.0, "/v1/completions: status 400 [/INST]")
+    progress.close()
+    assert "fault" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["\x9b2J", "\ud800", "\x7f", "\u202e"])
+def test_json_on_a_terminal(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The JSON document says the same, and no terminal obeys it; what is no text does not end the command."""
+    print_json({"what": f"é{text}"})
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"what": f"é{text}"}
+    assert out.replace("\n", "").isprintable()

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def print_json(document: Mapping[str, JsonValue]) -> None:
-    """Print one document, indented, keys in the order given."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print one document, indented, keys in the order given; in ASCII where it would else hold control characters."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    print(text if text.replace("\n", "").isprintable() else json.dumps(document, indent=2))
 
 
 def note(text: str) -> None:

@@ -40,7 +40,9 @@ class Progress:
             self._waiting[server] = f"{server} {seconds:.0f} s: {printable(line)}"
             if self._spinner:
                 with lasting(sys.stderr):
-                    self._spinner.update("; ".join(self._waiting[name] for name in sorted(self._waiting)))
+                    from rich.markup import escape  # noqa: PLC0415 - rich is there already
+
+                    self._spinner.update(escape("; ".join(self._waiting[name] for name in sorted(self._waiting))))
                     self._spinner.start()
                 return
         now = time.monotonic()

@@ -113,7 +113,11 @@ class SystemdRuntime:
 
 
 def unit_text(launch: Launch) -> str:
-    """The whole unit file of a launch; holds no secret."""
+    """The whole unit file of a launch; holds no secret.
+
+    A core limit of 1 also keeps the kernel from running a collector, which 0 does not (core(5)): systemd-coredump
+    writes the whole environment of what crashed, token included, into the journal.
+    """
     target = "multi-user.target" if launch.scope == "system" else "default.target"
     network = "Wants=network-online.target\nAfter=network-online.target\n" if launch.scope == "system" else ""
     output = "" if launch.scope == "system" else _own_log(launch)
@@ -135,7 +139,7 @@ RestartPreventExitStatus=2
 KillMode=control-group
 TimeoutStopSec={STOP_TIMEOUT_S}
 LimitNOFILE=1048576
-LimitCORE=0
+LimitCORE=1
 
 [Install]
 WantedBy={target}
