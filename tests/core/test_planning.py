@@ -58,8 +58,8 @@ def test_in_sync_has_no_steps(systemd: int | None) -> None:
 
 
 @BOTH
-def test_a_retune_takes_down_before_it_starts(systemd: int | None) -> None:
-    """Stops first, apart from the steps that bring up."""
+def test_a_retune_writes_then_takes_down_then_starts(systemd: int | None) -> None:
+    """What cannot be written takes nothing down; stops come apart from the steps that bring up."""
     change = only(to(world(wanted(), systemd=systemd).settle(), model="org/other").plan())
     assert (change.action, change.reason, change.disruptive, change.early) == (
         Action.RETUNE,
@@ -67,9 +67,9 @@ def test_a_retune_takes_down_before_it_starts(systemd: int | None) -> None:
         True,
         False,
     )
-    stops = ["disable", "stop-unit", "reset-failed"] if systemd else ["stop-process", "write-record"]
-    assert names(change.stops) == stops
-    assert names(change.steps)[-1] == ("start" if systemd else "spawn")
+    files = ["write-record", "write-env", "write-file", "daemon-reload", "enable"] if systemd else ["write-env"]
+    assert names(change.stops) == [*files, *(["stop-unit", "reset-failed"] if systemd else ["stop-process"])]
+    assert names(change.steps) == (["reset-failed", "start"] if systemd else ["spawn"])
 
 
 @BOTH

@@ -197,9 +197,10 @@ def _unclaimed(server: ServerId, observed: ObservedServer, host: HostView, *, pr
 
 
 def _taking_down(subject: Subject, decision: Decision) -> tuple[Step, ...]:
-    """What goes before `_steps`. Where a server only comes back different, its files are written while it still serves:
+    """What goes before `_steps`.
 
-    what cannot be written (a full disk, a read-only one) then takes nothing down.
+    Where a server only comes back different, its files are written while it still serves: what cannot be written (a
+    full disk, a read-only one) then takes nothing down.
     """
     if _comes_back(subject, decision):
         return (*subject.runtime.refresh(subject.launch), *subject.runtime.halt(subject.host, subject.observed))

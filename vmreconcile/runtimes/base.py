@@ -27,11 +27,17 @@ class Runtime(Protocol):
     def start(self, launch: Launch) -> tuple[Step, ...]:
         """Write everything and start; right from any state without a running root."""
 
+    def begin(self, launch: Launch) -> tuple[Step, ...]:
+        """Start, where everything is written already."""
+
     def refresh(self, launch: Launch) -> tuple[Step, ...]:
         """Write everything again without touching the process."""
 
     def stop(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
         """Stop what runs, orphans included, and keep it stopped over a reboot."""
+
+    def halt(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
+        """Stop what runs, orphans included, as something that comes back."""
 
     def remove(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
         """Remove every file of this server; right only after `stop`."""

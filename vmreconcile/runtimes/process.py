@@ -33,8 +33,11 @@ class ProcessRuntime:
 
     def start(self, launch: Launch) -> tuple[Step, ...]:
         """Env file first, then the process, which writes its own record before it becomes vLLM."""
+        return (*self.refresh(launch), *self.begin(launch))
+
+    def begin(self, launch: Launch) -> tuple[Step, ...]:
+        """The process, with a record of itself."""
         return (
-            *self.refresh(launch),
             Spawn(
                 slug=launch.id.slug,
                 argv=launch.argv,
@@ -50,7 +53,21 @@ class ProcessRuntime:
         return (WriteEnv(path=launch.env_path, entries=launch.entries),)
 
     def stop(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
-        """Stop the root with its session, or what is left of it, and note that it is meant to be stopped."""
+        """Stop it, and note that it is meant to be stopped."""
+        steps = [*self.halt(host, server)]
+        record = server.record
+        if record:
+            stopped: dict[str, JsonValue] = {
+                "server": record.server,
+                "runtime": self.name,
+                "state": "stopped",
+                "env_names": list(record.env_names),
+            }
+            steps.append(WriteRecord(slug=server.slug, record=stopped))
+        return tuple(steps)
+
+    def halt(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
+        """Stop the root with its session, or what is left of it."""
         steps: list[Step] = []
         if server.process:
             steps.append(
@@ -64,15 +81,6 @@ class ProcessRuntime:
             )
         if server.orphans:
             steps.append(end_orphans(server))
-        record = server.record
-        if record:
-            stopped: dict[str, JsonValue] = {
-                "server": record.server,
-                "runtime": self.name,
-                "state": "stopped",
-                "env_names": list(record.env_names),
-            }
-            steps.append(WriteRecord(slug=server.slug, record=stopped))
         return tuple(steps)
 
     def remove(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:

@@ -68,9 +68,12 @@ class SystemdRuntime:
 
     def start(self, launch: Launch) -> tuple[Step, ...]:
         """Write, reload, enable for the next boot, forget earlier failures (the start limit), start."""
+        return (*self.refresh(launch), *self.begin(launch))
+
+    def begin(self, launch: Launch) -> tuple[Step, ...]:
+        """Forget earlier failures, start."""
         unit, scope = launch.id.unit, launch.scope
         return (
-            *self.refresh(launch),
             Systemctl(verb="reset-failed", unit=unit, scope=scope),
             Systemctl(verb="start", unit=unit, scope=scope),
         )
@@ -91,11 +94,19 @@ class SystemdRuntime:
     def stop(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
         """Disable first, so that a reboot in between does not bring it back; then stop; then what is left over."""
         if server.unit is None:
-            return (end_orphans(server),) if server.orphans else ()
-        scope, unit = host.systemd.scope, server.unit.name
-        orphans: tuple[Step, ...] = (end_orphans(server),) if server.orphans else ()
+            return self.halt(host, server)
         return (
-            Systemctl(verb="disable", unit=unit, scope=scope),
+            Systemctl(verb="disable", unit=server.unit.name, scope=host.systemd.scope),
+            *self.halt(host, server),
+        )
+
+    def halt(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
+        """Stop, then end what is left over."""
+        orphans: tuple[Step, ...] = (end_orphans(server),) if server.orphans else ()
+        if server.unit is None:
+            return orphans
+        scope, unit = host.systemd.scope, server.unit.name
+        return (
             StopUnit(unit=unit, scope=scope, grace_s=GRACE_S),
             *orphans,
             Systemctl(verb="reset-failed", unit=unit, scope=scope),
