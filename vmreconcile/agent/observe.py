@@ -109,14 +109,12 @@ class Observation:
 
     def _folders(self) -> dict[str, Any]:
         """Our folders, and whether we may write there."""
-        place = self.folders.state
-        while not os.path.lexists(place) and place != "/":
-            place = os.path.dirname(place)
+        refused = [told for told in map(unwritable, (self.folders.config, self.folders.state)) if told]
         return {
             "config": self.folders.config,
             "state": self.folders.state,
-            "writable": os.access(place, os.W_OK),
-            "problem": self.survey.folder_problem,
+            "writable": not refused,
+            "problem": self.survey.folder_problem or (refused[0] if refused else None),
         }
 
     def _systemd(self) -> dict[str, Any]:
@@ -259,6 +257,16 @@ class Observation:
             what = " ".join(masks.mask_argv(argv))[:SHOWN] if pid else None
             rows.append({"port": port, "pid": pid, "user": user_name(uid), "what": what, "slug": slugs.get(pid or 0)})
         return rows
+
+
+def unwritable(path: str) -> str:
+    """Why nothing can be written in a folder (or where it is to be made); "" where it can."""
+    while not os.path.lexists(path) and path != "/":
+        path = os.path.dirname(path)
+    if os.access(path, os.W_OK | os.X_OK):
+        return ""
+    read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+    return "{}: {}".format(path, "read-only file system" if read_only else "no permission to write there")
 
 
 def option(argv: tuple[str, ...], name: str, default: str) -> str:
