@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from vmreconcile.effects.files import replacing
 from vmreconcile.effects.yaml_edit import EditError, set_text
 from vmreconcile.errors import UsageError, VmreconcileError
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
@@ -113,18 +113,10 @@ def _write(path: Path, text: str) -> None:
     try:
         target = path.resolve(strict=True)
         status = target.stat()
-        handle, made = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(text.encode())
-                os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
-                with contextlib.suppress(OSError):  # only root may keep a foreign owner
-                    os.fchown(file.fileno(), status.st_uid, status.st_gid)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(made).replace(target)
-        except BaseException:
-            Path(made).unlink(missing_ok=True)
-            raise
+        with replacing(target) as file:
+            file.write(text.encode())
+            os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
+            with contextlib.suppress(OSError):  # only root may keep a foreign owner
+                os.fchown(file.fileno(), status.st_uid, status.st_gid)
     except OSError as error:
         raise SaveError(f"{path} cannot be written: {error.strerror}", remedy=_NO_SAVE) from None

@@ -48,13 +48,12 @@ class VarsFiles:
             self._problems.warn(Place(file=str(folder)), "vars-folder", "is left out: it is no folder")
             return frozenset()
         except OSError as error:
-            self._problems.error(
-                Place(file=str(folder)),
-                "unreadable",
-                f"cannot be read: {error.strerror}",
-                remedy="Check its permissions.",
-            )
+            self._unreadable(folder, error)
             return frozenset()
+
+    def _unreadable(self, folder: Path, error: OSError) -> None:
+        summary = f"cannot be read: {error.strerror}"
+        self._problems.error(Place(file=str(folder)), "unreadable", summary, remedy="Check its permissions.")
 
     def _files(self, kind: OriginKind, name: str) -> list[Path]:
         """Find the first of NAME (file or folder), NAME.yml, NAME.yaml, NAME.json; the others are not read."""
@@ -81,12 +80,7 @@ class VarsFiles:
         try:
             names = sorted(os.listdir(folder))  # noqa: PTH208 - names are wanted, not paths
         except OSError as error:
-            self._problems.error(
-                Place(file=str(folder)),
-                "unreadable",
-                f"cannot be read: {error.strerror}",
-                remedy="Check its permissions.",
-            )
+            self._unreadable(folder, error)
             return []
         found: list[Path] = []
         for name in names:
