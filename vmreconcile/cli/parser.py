@@ -59,17 +59,17 @@ def make_parser() -> Parser:
 def _command(commands: argparse._SubParsersAction[Parser], name: str, about: str) -> Parser:
     forks = ("--forks",) if name == "logs" else ("-f", "--forks")  # `logs -f` follows, as everywhere
     command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
-    common = command.add_argument_group("on every command")
-    common.add_argument("-i", "--inventory", action="append", metavar="PATH", help="inventory source (inventory)")
-    common.add_argument("-m", "--models", type=Path, default=Path("models.d"), metavar="PATH", help="models (models.d)")
-    common.add_argument("-l", "--limit", metavar="PATTERN", help="act only on the hosts that this pattern names")
-    common.add_argument("--json", action="store_true", help="print one JSON document")
-    common.add_argument(*forks, type=_positive, default=20, metavar="N", help="hosts at a time (20)")
-    common.add_argument("-v", "--verbose", action="count", default=0, help="say more on standard error")
-    common.add_argument("--no-color", action="store_true", help="no colours")
-    common.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="to connect, in seconds (10)")
-    common.add_argument("--no-input", action="store_true", help="never ask")
-    common.add_argument(
+    shared = command.add_argument_group("on every command")
+    shared.add_argument("-i", "--inventory", action="append", metavar="PATH", help="inventory source (inventory)")
+    shared.add_argument("-m", "--models", type=Path, default=Path("models.d"), metavar="PATH", help="models (models.d)")
+    shared.add_argument("-l", "--limit", metavar="PATTERN", help="act only on the hosts that this pattern names")
+    shared.add_argument("--json", action="store_true", help="print one JSON document")
+    shared.add_argument(*forks, type=_positive, default=20, metavar="N", help="hosts at a time (20)")
+    shared.add_argument("-v", "--verbose", action="count", default=0, help="say more on standard error")
+    shared.add_argument("--no-color", action="store_true", help="no colours")
+    shared.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="to connect, in seconds (10)")
+    shared.add_argument("--no-input", action="store_true", help="never ask")
+    shared.add_argument(
         "--accept-new-host-keys", action="store_true", help="record host keys not seen before (never changed ones)"
     )
     return command

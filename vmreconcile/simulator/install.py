@@ -53,10 +53,10 @@ def install(folder: Path, *, version: str = "0.32.0", python: str = sys.executab
         raise UsageError(f"no catalogue of vLLM {version} to simulate", remedy=f"known versions: {', '.join(known)}")
     site = _make_folder(folder, python)
     _copy_rooms(source, site / "vmreconcile", version)
-    info = site / f"vllm-{version}+simulator.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(_METADATA.format(version=version), encoding="utf-8")
-    (info / "INSTALLER").write_text("vmreconcile\n", encoding="utf-8")
+    dist_info = site / f"vllm-{version}+simulator.dist-info"
+    dist_info.mkdir()
+    (dist_info / "METADATA").write_text(_METADATA.format(version=version), encoding="utf-8")
+    (dist_info / "INSTALLER").write_text("vmreconcile\n", encoding="utf-8")
     compileall.compile_dir(site, quiet=2)
     vllm = folder / "bin" / "vllm"
     stub = _STUB.format(python=folder / "bin" / "python3", version=version, lib=site.parent.name)
