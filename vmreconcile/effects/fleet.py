@@ -59,11 +59,16 @@ class Fleet:
     _sessions: dict[str, Session] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def observe(self, hosts: Iterable[str]) -> FleetView:
-        """Look at every host, `forks` at a time; one that cannot be reached is data."""
+    def observe(self, hosts: Iterable[str], *, once: bool = False) -> FleetView:
+        """Look at every host, `forks` at a time; one that cannot be reached is data.
+
+        With `once`, a host's session ends as soon as it was seen: nothing is to follow, and a thousand connections that
+        are kept for nothing cost both sides.
+        """
+        look = self._glance if once else self.observe_host
         views: list[HostView] = []
         unreachable: list[Unreachable] = []
-        for host, result in for_each(tuple(hosts), self.observe_host, self.forks):
+        for host, result in for_each(tuple(hosts), look, self.forks):
             match result:
                 case HostView():
                     views.append(result)
@@ -72,7 +77,10 @@ class Fleet:
                 case AgentError():
                     unreachable.append(Unreachable(host=host, reason=f"the agent failed: {result}"))
                 case _:
-                    raise result
+                    kind = type(result).__name__
+                    unreachable.append(
+                        Unreachable(host=host, reason=f"vmreconcile failed on what it answered ({kind})")
+                    )
         return FleetView(hosts=tuple(sorted(views, key=lambda view: view.host)), unreachable=tuple(sorted(unreachable)))
 
     def observe_host(self, host: str, only: str | None = None) -> HostView:
@@ -135,6 +143,12 @@ class Fleet:
             with self._lock:
                 self._sessions[host] = session
         return session
+
+    def _glance(self, host: str) -> HostView:
+        try:
+            return self.observe_host(host)
+        finally:
+            self._forget(host)
 
     def _forget(self, host: str) -> None:
         with self._lock:

@@ -200,7 +200,12 @@ def unit_differences(before: str, after: str) -> tuple[tuple[str, str | None, st
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     if not names:
         return (("text", "edited", "as written"),)
-    return tuple((name, old.get(name), new.get(name)) for name in names)
+    return tuple((name, _shown(name, old.get(name)), new.get(name)) for name in names)
+
+
+def _shown(name: str, value: str | None) -> str | None:
+    """An edited directive's value as a plan may show it: what a person puts into an environment may be a secret."""
+    return "(hidden)" if value and name.startswith(("Environment", "SetCredential")) else value
 
 
 def _directives(text: str) -> dict[str, str]:
