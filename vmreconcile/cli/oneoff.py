@@ -9,9 +9,12 @@ from vmreconcile.cli.output import inputs_of, note, reach_of
 from vmreconcile.cli.plans import Agreement, carry_out
 from vmreconcile.core.selection import named_servers, with_state
 from vmreconcile.effects.save import save_state
+from vmreconcile.errors import UsageError
+from vmreconcile.flows.inputs import Inputs, hosts_of
 from vmreconcile.flows.prepare import prepared
 from vmreconcile.flows.reconcile import Scope
 from vmreconcile.model.desired import DesiredState
+from vmreconcile.model.names import ServerId
 from vmreconcile.model.plan import Action
 
 if TYPE_CHECKING:
@@ -32,15 +35,35 @@ def restart(arguments: argparse.Namespace) -> int:
     """Restart, with the settings that are wanted now."""
     inputs = inputs_of(arguments)
     servers = named_servers(arguments.servers, inputs.desired, wanted=DesiredState.RUNNING)
+    arguments.limit = _limit(servers, inputs, arguments.limit)
     with prepared(inputs, reach_of(arguments)) as ready:
         scope = Scope(only=servers, restart=servers)
         return carry_out(arguments, ready, scope, Agreement(arguments, ready))
+
+
+def _limit(servers: frozenset[ServerId], inputs: Inputs, limit: str | None) -> str:
+    """The hosts of the servers named: no other is looked at, and none of these may be left out by `limit`.
+
+    Otherwise `state:` would be written for a server that is then left as it is.
+
+    Raises:
+        UsageError: one is on a host that `--limit` leaves out.
+    """
+    hosts = hosts_of(inputs.inventory, limit)
+    left_out = sorted(str(server) for server in servers if server.host not in hosts)
+    if left_out:
+        raise UsageError(
+            f"--limit {limit} leaves out {left_out[0]}: nothing was written or changed",
+            remedy="name the servers meant as NAME@HOST",
+        )
+    return ",".join(sorted({server.host for server in servers}))
 
 
 def _set_state(arguments: argparse.Namespace, state: DesiredState, actions: frozenset[Action]) -> int:
     """Write `state:` first, so that a scheduled apply does not undo what was asked for; then carry it out."""
     inputs = inputs_of(arguments)
     servers = named_servers(arguments.servers, inputs.desired, wanted=None)
+    arguments.limit = _limit(servers, inputs, arguments.limit)
     if not arguments.no_save:
         for path in save_state(inputs.documents, arguments.servers, inputs.desired, state):
             note(f"wrote state: {state.value} to {path}")
