@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from vmreconcile.effects import ship
-from vmreconcile.effects.ssh import Link, Run
+from vmreconcile.effects.ssh import Run
+from vmreconcile.effects.ssh_link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
