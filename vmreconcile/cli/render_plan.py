@@ -98,7 +98,7 @@ def _others(plan: Plan, host: str, style: Style) -> list[str]:
     for stranger in plan.strangers:
         if stranger.host == host:
             port = f"port {stranger.port}, " if stranger.port else ""
-            what = f"{printable(stranger.user)}: {printable(stranger.what)[:LONGEST_VALUE]}"
+            what = f"{printable(stranger.user)}: {stranger_text(stranger.what)}"
             lines.append(f"  {style.paint('· stranger  ', 'dim')}  {port}pid {stranger.pid}, {what}")
     lines += [
         f"  {style.paint('· orphan    ', 'dim')}  pid {orphan.pid} {printable(orphan.title)}, not ours"
@@ -106,6 +106,12 @@ def _others(plan: Plan, host: str, style: Style) -> list[str]:
         if orphan.host == host and not orphan.server
     ]
     return lines
+
+
+def stranger_text(what: str) -> str:
+    """A stranger's command line in short: what it serves says more than where its interpreter lies."""
+    _, found, rest = what.partition("/vllm serve ")
+    return value_text(f"vllm serve {rest}" if found else what)
 
 
 def summary_line(plan: Plan, following: str = "") -> str:

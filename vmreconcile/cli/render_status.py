@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmreconcile.cli.render_plan import field_line, value_text
+from vmreconcile.cli.render_plan import field_line, stranger_text, value_text
 from vmreconcile.cli.terminal import Style, printable
 from vmreconcile.core.reports import gpu_memory_of, gpus_of
 from vmreconcile.flows.show import Shown
@@ -34,7 +34,7 @@ def status_text(view: FleetView, plan: Plan, style: Style) -> str:
         cells[1] = style.paint(cells[1], COLOR[Phase(row[1])])
         lines.append("  ".join(cells).rstrip())
     lines += [
-        f"stranger on {each.host}: pid {each.pid}, {printable(each.user)}: {printable(each.what)[:80]}"
+        f"stranger on {each.host}: pid {each.pid}, {printable(each.user)}: {stranger_text(each.what)}"
         for each in plan.strangers
     ]
     lines += [f"orphan on {each.host}: pid {each.pid} {printable(each.title)}" for each in plan.orphans]
