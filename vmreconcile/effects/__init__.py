@@ -1,1 +1,1 @@
-"""All input and output of the controller: files, SSH, the Hub. Decides nothing."""
+"""All input and output of the controller: files, programs, SSH, the token. Decides nothing."""

@@ -1,1 +1,1 @@
-"""Pure translators, one file a runtime: observed facts to phases, wanted servers to steps."""
+"""Pure translators, one file a runtime: launches to steps, files seen to what differs in them. Phases are `core`'s."""
