@@ -32,7 +32,7 @@ def plan(arguments: argparse.Namespace) -> int:
     inputs = inputs_of(arguments)
     with prepared(inputs, reach_of(arguments)) as ready:
         _say_notes(ready)
-        _, found = observe_and_plan(ready, Scope(prune=arguments.prune))
+        _, found = observe_and_plan(ready, Scope(prune=arguments.prune), once=True)
         if arguments.out:
             text = render(found, within(ready), version=__version__, inventory=inventory_digest(ready))
             write_private(arguments.out, text)

@@ -31,7 +31,7 @@ def status(arguments: argparse.Namespace) -> int:
     inputs = inputs_of(arguments)
     with prepared(inputs, reach_of(arguments)) as ready:
         while True:
-            view, plan = observe_and_plan(ready)
+            view, plan = observe_and_plan(ready, once=not arguments.watch)
             if arguments.json:
                 print_json(status_json(view, plan))
             else:

@@ -128,6 +128,7 @@ def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView
     seen = Facts(answer.get("observation"))
     if seen.integer("format") != FORMAT:
         raise UnreachableError("the agent answered in a format that this version does not know")
+    servers = tuple(server for server in seen.many("servers", _server) if SLUG.fullmatch(server.slug))
     about, folders, gpus = seen.part("host"), seen.part("folders"), seen.part("gpus")
     return HostView(
         host=host,
@@ -143,9 +144,9 @@ def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView
         folder_problem=folders.maybe_text("problem"),
         salt=salt,
         systemd=_systemd(seen.part("systemd")),
-        servers=tuple(server for server in seen.many("servers", _server) if SLUG.fullmatch(server.slug)),
+        servers=servers,
         strangers=seen.many("strangers", lambda facts: _stranger(host, facts)),
-        orphans=_orphans(host, seen),
+        orphans=_orphans(host, seen, servers),
         ports=seen.many("ports", _port),
         vllm=seen.many("vllm", _vllm),
         gpus=gpus.many("devices", _gpu),
@@ -271,10 +272,10 @@ def _stranger(host: str, facts: Facts) -> Stranger:
     )
 
 
-def _orphans(host: str, seen: Facts) -> tuple[Orphan, ...]:
+def _orphans(host: str, seen: Facts, servers: tuple[ObservedServer, ...]) -> tuple[Orphan, ...]:
     """Workers without a root: those of nobody, and those of our servers with the server named."""
     found = [_orphan(host, "", worker) for worker in seen.many("orphans", _worker)]
-    for server in seen.many("servers", _server):
+    for server in servers:
         found += [_orphan(host, server.slug, worker) for worker in server.orphans]
     return tuple(sorted(found, key=lambda orphan: orphan.pid))
 

@@ -54,13 +54,13 @@ def fabric_config() -> Any:  # noqa: ANN401 - Fabric has no types
 
 
 class _Connection(fabric.Connection):  # type: ignore[misc]  # Fabric has no types
-    """Fabric's connection, kept from writing into the configuration that all connections of a run share.
+    """Fabric's connection, whose attributes are attributes.
 
-    Fabric takes an attribute that its class does not declare for a setting: it would merge the whole configuration
-    anew at each connection (3 ms), and leave it empty meanwhile for the other threads.
+    Fabric takes one that its class does not declare for a setting: it would merge the configuration that all
+    connections of a run share anew at each of them (3 ms), and leave it empty meanwhile for the other threads.
     """
 
-    inline_ssh_env = None
+    __setattr__ = object.__setattr__
 
 
 class Link:

@@ -32,9 +32,9 @@ EVERYTHING = Scope()
 REACHED_BY = ("ansible_connection", "ansible_host", "ansible_port", "vllm_state_dir")
 
 
-def observe_and_plan(prepared: Prepared, scope: Scope = EVERYTHING) -> tuple[FleetView, Plan]:
-    """Look at every selected host and plan; changes nothing anywhere."""
-    view = prepared.fleet.observe(prepared.hosts)
+def observe_and_plan(prepared: Prepared, scope: Scope = EVERYTHING, *, once: bool = False) -> tuple[FleetView, Plan]:
+    """Look at every selected host and plan; changes nothing anywhere. `once`: no host is asked again afterwards."""
+    view = prepared.fleet.observe(prepared.hosts, once=once)
     options = Options(
         known=prepared.known, prune=scope.prune, only=scope.only, restart=scope.restart, actions=scope.actions
     )
