@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from vmreconcile.errors import LockedError
 from vmreconcile.model.outcome import Outcome, Status
-from vmreconcile.model.plan import Plan
+from vmreconcile.model.plan import Action, Plan
 
 LOCKED = "locked"
 """The class of a failure where another run held the host's lock for too long (docs/wire.md)."""
@@ -20,8 +20,9 @@ def worst(codes: Iterable[int]) -> int:
 
 
 def plan_code(plan: Plan, *, detailed: bool) -> int:
-    """3 where a host could not be seen; 2 where changes are pending and that was asked for."""
-    return worst([3 if plan.unreachable else 0, 2 if detailed and plan.pending else 0])
+    """3 where a host could not be seen; 2 where changes are pending, blocked ones too, and that was asked for."""
+    pending = any(change.pending or change.action is Action.BLOCKED for change in plan.changes)
+    return worst([3 if plan.unreachable else 0, 2 if detailed and pending else 0])
 
 
 def apply_code(outcome: Outcome) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmreconcile.cli.output import note, print_json, sources_of
@@ -34,7 +35,8 @@ def init(arguments: argparse.Namespace) -> int:
         print(f"wrote {path}")
     for path in kept:
         print(f"kept  {path} (it was there already)")
-    print("Next: edit them, then vmreconcile validate")
+    where = "" if arguments.dir == Path() else f"cd {arguments.dir}, "
+    print(f"Next: {where}edit them, then vmreconcile validate")
     return 0
 
 

@@ -141,4 +141,4 @@ class Agreement:
     def _must_ask(self) -> bool:
         if getattr(self._arguments, "yes", True) or self._arguments.no_input:
             return False
-        return sys.stdin.isatty() and sys.stdout.isatty()
+        return sys.stdin.isatty() and sys.stderr.isatty()

@@ -27,7 +27,13 @@ CLEAR = "\x1b[H\x1b[2J"
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Every server, once or until Ctrl-C."""
+    """Every server, once or until Ctrl-C.
+
+    Raises:
+        UsageError: --watch with --json, which prints one document.
+    """
+    if arguments.watch and arguments.json:
+        raise UsageError("--watch and --json do not go together", remedy="call status --json as often as you need it")
     inputs = inputs_of(arguments)
     with prepared(inputs, reach_of(arguments)) as ready:
         while True:
