@@ -9,10 +9,10 @@ import pytest
 from tests.lab.fake_host import FakeHost
 from tests.lab.worlds import FILE, TOKEN, World, known, only, wanted, world
 from vmreconcile.core.diff import Drift, drift_of
-from vmreconcile.core.fingerprints import HIDDEN
 from vmreconcile.core.planning import subject_of
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.plan import Field
+from vmreconcile.model.secret import HIDDEN
 from vmreconcile.model.values import JsonValue, Setting
 
 ARGS: dict[str, JsonValue] = {"max_model_len": 4096, "enable_prefix_caching": True}

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmreconcile.agent import masks
-from vmreconcile.core.fingerprints import HIDDEN, fingerprint, shown
+from vmreconcile.core.fingerprints import fingerprint, shown
+from vmreconcile.model.secret import HIDDEN
 
 SALT = "00112233445566778899aabbccddeeff"
 texts = st.text(st.characters(exclude_characters="\0"), max_size=40)

@@ -14,11 +14,11 @@ from typing import Any
 from tests.lab.fake_kernel import FakeProcess, Kernel, Refusal, model_of, port_of
 from tests.lab.fake_systemd import FakeSystemd
 from vmreconcile.agent import envfile
-from vmreconcile.core.fingerprints import HIDDEN, fingerprint, shown
+from vmreconcile.core.fingerprints import fingerprint, shown
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.model.launch import MARKER
-from vmreconcile.model.secret import Secret
+from vmreconcile.model.secret import HIDDEN, Secret
 
 Json = dict[str, Any]
 REPORTED = ("VMRECONCILE_", "VLLM_", "HF_", "CUDA_")

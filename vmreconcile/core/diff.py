@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vmreconcile.core.fingerprints import HIDDEN, Known, fingerprint, shown
+from vmreconcile.core.fingerprints import Known, fingerprint, shown
 from vmreconcile.core.launching import TOKEN_VARIABLE, launch_settings, public_env
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.launch import MARKER, Launch
 from vmreconcile.model.observed import EnvFile, EnvValue, HostView, ObservedServer, Process
 from vmreconcile.model.plan import Field
+from vmreconcile.model.secret import HIDDEN
 from vmreconcile.runtimes.base import Runtime
 from vmreconcile.vllm.catalogue import Catalogue
 from vmreconcile.vllm.command import SECRET_ARGUMENTS, differences, from_argv
@@ -109,8 +110,8 @@ def _alike(seen: str, word: str) -> bool:
 
 def _program(subject: Subject, process: Process) -> tuple[Field, ...]:
     fields = []
-    path = subject.host.installed(subject.wanted.executable).path
-    if path is not None and path not in process.argv[:2]:
+    path = subject.host.installed(subject.wanted.executable).path or subject.wanted.executable
+    if path and path not in process.argv[:2]:
         before = process.argv[1] if len(process.argv) > 1 else ""
         fields.append(_field(subject.wanted, "executable", before, path))
     observed = subject.observed.runtime

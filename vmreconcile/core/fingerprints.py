@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-HIDDEN = "(hidden)"
+from vmreconcile.model.secret import HIDDEN
 
 SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH", re.IGNORECASE)
 """Names whose values never leave the host; the agent has the same list (docs/wire.md)."""

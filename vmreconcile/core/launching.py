@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vmreconcile.core.fingerprints import HIDDEN, shown
+from vmreconcile.core.fingerprints import shown
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.launch import MARKER, Launch
 from vmreconcile.model.observed import HostView
+from vmreconcile.model.secret import HIDDEN
 from vmreconcile.model.steps import KEEP, EnvEntry, SecretRef
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.catalogue import Catalogue

@@ -13,7 +13,7 @@ from vmreconcile.core.fingerprints import Known
 from vmreconcile.core.launching import launch_settings, make_launch
 from vmreconcile.core.notices import notices, shared_machines
 from vmreconcile.core.phases import phase_of, runtime_of
-from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
+from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Phase
 from vmreconcile.model.plan import Action, Change, Gate, Plan, Reason
@@ -22,7 +22,8 @@ from vmreconcile.model.values import JsonValue
 from vmreconcile.runtimes.registry import choose
 from vmreconcile.vllm.catalogue import catalogue_for
 
-DEFAULT_STARTUP_TIMEOUT_S = 900.0
+DEFAULT_STARTUP_TIMEOUT_S = Health().startup_timeout
+"""For servers that no file wants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
