@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Iterator
 
 CMDLINE_LIMIT = 1 << 16
+WHOLE_CMDLINE = 1 << 22  # more than the kernel lets a program have in arguments and environment
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -194,7 +195,7 @@ def load(pid: int, proc: str = "/proc") -> Process | None:
     if process is None or process.gone:
         return None
     here = "{}/{}".format(proc, pid)
-    process.argv = parse_cmdline(cmdline(pid, proc))
+    line = cmdline(pid, proc)
     try:
         process.uid = os.stat(here).st_uid
     except OSError:
@@ -202,6 +203,9 @@ def load(pid: int, proc: str = "/proc") -> Process | None:
     environment = environ(pid, proc)
     process.environ_seen = environment is not None
     process.marker = (environment or {}).get("VMRECONCILE_SERVER")
+    if process.marker and len(line) >= CMDLINE_LIMIT:
+        line = read(here + "/cmdline", WHOLE_CMDLINE) or b""  # a cut argument of ours would look like another one
+    process.argv = parse_cmdline(line)
     process.cgroup = parse_cgroup(read(here + "/cgroup", 1 << 16) or b"")
     process.outputs = tuple(filter(None, (link("{}/fd/{}".format(here, number)) for number in (1, 2))))
     return process

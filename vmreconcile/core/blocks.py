@@ -38,7 +38,7 @@ def _folder(subject: Subject) -> Block | None:
 
 
 def _runtime(subject: Subject) -> Block | None:
-    problem = subject.runtime.problem(subject.host)
+    problem = subject.runtime.problem(subject.host) or subject.runtime.refusal(subject.launch)
     if not problem:
         return None
     remedy = "set vllm_runtime: process for this host"
@@ -73,10 +73,18 @@ def _port(subject: Subject, leaving: Mapping[int, str]) -> Block | None:
     if holder is None or (holder.slug is not None and leaving.get(holder.port) == holder.slug):
         return None
     who = f"pid {holder.pid}" if holder.pid else "a process that this user cannot see"
-    whose = f"our server {holder.slug}" if holder.slug else "not ours"
+    whose = f"our server {holder.slug}" if holder.slug else _not_ours(subject, holder)
     what = f": {holder.what}" if holder.what else ""
     note = f"port {holder.port} is held by {who} ({whose}{what})"
     return Block(reason=Reason.PORT_HELD, note=note, remedy="stop it there, or give this server another port")
+
+
+def _not_ours(subject: Subject, holder: PortHolder) -> str:
+    """Why a holder is not ours, where it looks as if it were: one that was started from another state folder, say."""
+    for stranger in subject.host.strangers:
+        if stranger.pid == holder.pid and "marker for" in stranger.why:
+            return f"not ours: {stranger.why}; was it started with another vllm_state_dir?"
+    return "not ours"
 
 
 def _holder(subject: Subject) -> PortHolder | None:

@@ -18,6 +18,9 @@ class Runtime(Protocol):
     def problem(self, host: HostView) -> str:
         """Why this runtime cannot be used on `host`; '' where it can."""
 
+    def refusal(self, launch: Launch) -> str:
+        """Why this runtime cannot start just this launch; '' where it can."""
+
     def crashed(self, server: ObservedServer) -> bool:
         """Whether a server without a root process ended by itself, rather than being stopped."""
 

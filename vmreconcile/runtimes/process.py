@@ -22,6 +22,11 @@ class ProcessRuntime:
         del host
         return ""
 
+    def refusal(self, launch: Launch) -> str:
+        """Arguments and environment go to the kernel as they are."""
+        del launch
+        return ""
+
     def crashed(self, server: ObservedServer) -> bool:
         """The record says running, but its root is gone."""
         return server.record is not None and server.record.state == "running"

@@ -5,6 +5,8 @@ Sources: systemd.service(5), systemd.unit(5) (quoting, specifiers), systemd.exec
 
 from __future__ import annotations
 
+import re
+
 from vmreconcile.model.launch import MARKER, Launch
 from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.plan import Field
@@ -28,6 +30,17 @@ STOP_TIMEOUT_S = 60
 """A SIGTERM is not bounded by vLLM itself: requests in flight hold the exit. After this systemd kills the group."""
 
 
+LONGEST_LINE = 1 << 20
+"""Bytes of a line in a unit (LONG_LINE_MAX)."""
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+UNSAFE_PATH = re.compile(r"[\x00-\x1f\x7f\"'\\]")
+NONCHARACTER = re.compile(
+    "[\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17)) + "]"
+)
+"""Code points that systemd takes for broken UTF-8: it refuses the whole file, and then cannot show any unit."""
+
+
 class SystemdRuntime:
     """Servers as systemd units."""
 
@@ -42,6 +55,22 @@ class SystemdRuntime:
             return "systemd is not running"
         if systemd.version < MINIMUM_VERSION:
             return f"systemd {systemd.version} is older than {MINIMUM_VERSION}"
+        return ""
+
+    def refusal(self, launch: Launch) -> str:
+        """What systemd would read wrongly or not at all (systemd 252: src/basic/utf8.c, string-util.c, fileio.h)."""
+        path, *words = launch.argv
+        if UNSAFE_PATH.search(path):
+            return f"no quotes, backslashes or control characters in the path of a program: {path!r}"
+        for folder in (launch.env_path, launch.cwd, launch.log_path):
+            if CONTROL.search(folder):
+                return f"no control characters in a path: {folder!r}"
+        values = [(f"the variable {name}", value) for name, value in launch.entries if isinstance(value, str)]
+        for where, text in [("a path", path + launch.cwd), *(("an argument", word) for word in words), *values]:
+            if found := NONCHARACTER.search(text):
+                return f"{where} holds U+{ord(found[0]):04X}, which is no character"
+        if len(command_line(launch.argv).encode()) >= LONGEST_LINE:
+            return "the command line is longer than a line of a unit may be (1 MiB)"
         return ""
 
     def crashed(self, server: ObservedServer) -> bool:
@@ -141,7 +170,7 @@ StartLimitBurst=5
 [Service]
 Type=exec
 Environment={MARKER}={launch.id.slug}
-EnvironmentFile={specifier_safe(launch.env_path)}
+EnvironmentFile={glob_safe(specifier_safe(launch.env_path))}
 WorkingDirectory={specifier_safe(launch.cwd)}
 {output}ExecStart={command_line(launch.argv)}
 Restart=always
@@ -190,6 +219,11 @@ def quote(argument: str) -> str:
 def specifier_safe(text: str) -> str:
     """Text for a directive that expands specifiers."""
     return text.replace("%", "%%")
+
+
+def glob_safe(path: str) -> str:
+    """A path for a directive that expands patterns."""
+    return re.sub(r"([\\*?\[\]])", r"\\\1", path)
 
 
 def unit_differences(before: str, after: str) -> tuple[tuple[str, str | None, str | None], ...]:
