@@ -53,11 +53,21 @@ def race_table(rows: list[Row]) -> str:
                 str(len(walls)),
                 f"{middle.wall:.2f} ({walls[0]:.2f} to {walls[-1]:.2f})",
                 f"{middle.cpu:.2f}",
+                f"{middle.total:.2f}",
                 f"{1000 * row.per_host:.0f}",
                 f"{row.per_host / base:.2f}",
             ]
         )
-    head = ["", "hosts", "runs", "wall s, median (min to max)", "controller CPU s", "wall ms a host", "beside ours"]
+    head = [
+        "",
+        "hosts",
+        "runs",
+        "wall s, median (min to max)",
+        "controller CPU s",
+        "all CPU s",
+        "wall ms a host",
+        "beside ours",
+    ]
     return table(head, lines)
 
 

@@ -1,5 +1,4 @@
-"""A fleet on paper: so many hosts and models, eight servers a host. Owns its files and its observations; measures
-`validate` on the files, and diff and plan on observations that are given. Reaches no host.
+"""Fleets on paper, eight servers a host: their files, and what their agents would have seen. Reaches no host.
 
 As a program it measures the plan in a process of its own: `python scale.py FOLDER HOSTS`.
 """

@@ -1,12 +1,14 @@
 """The hosts that are measured on: one real sshd in a private corner of this machine, under as many addresses as wanted.
 
-Owns the corner (network, processes and mounts of its own, gone with it), the sshd, the files of the fleet and of the
+Owns the corner (network, processes and mounts of its own, gone with it), the sshd, the files of the fleets and of the
 peers, and the servers that run in it: four simulators of vLLM. Every address leads to the same system, so every host
-sees the same four servers as its own. Measures nothing.
+of the fleet RUNNING sees the same four servers as its own; of the fleet STOPPED there are records and env files only.
+Measures nothing.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,9 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from vmreconcile.simulator.install import install  # noqa: E402 - the path comes first
+
 PEERS = Path(__file__).resolve().parent / "peers"
 NAMES = ("alpha", "beta", "gamma", "delta")
 """The four servers of each host."""
+
+RUNNING, STOPPED = "running", "stopped"
+"""Two fleets over the same hosts: what is wanted of the servers, and what they are."""
 
 FIRST_PORT = 8001
 MODEL = "example/tiny"
@@ -57,10 +66,9 @@ class World:
         """The private key that is let in."""
         return self.folder / "login"
 
-    @property
-    def state(self) -> Path:
-        """`vllm_state_dir` of every host."""
-        return self.folder / "state"
+    def state(self, fleet: str) -> Path:
+        """`vllm_state_dir` of every host of a fleet."""
+        return self.folder / fleet / "hosts"
 
     @property
     def vllm(self) -> Path:
@@ -85,9 +93,12 @@ class World:
         """
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         self._start_sshd()
-        self._write_fleet()
+        install(self.folder / "vllm")
+        self._write_fleet(RUNNING)
+        self._write_fleet(STOPPED)
         self._write_peers(peer_hosts)
         self._start_servers()
+        self._note_stopped()
 
     def _start_sshd(self) -> None:
         (self.home / ".ssh").mkdir(parents=True, mode=0o700)
@@ -105,17 +116,14 @@ class World:
         (self.home / ".ssh/known_hosts").write_text(known)
         (self.home / ".ssh/config").write_text(SSH_CONFIG.format(key=self.key, home=self.home))
 
-    def _write_fleet(self) -> None:
-        from vmreconcile.simulator.install import install  # noqa: PLC0415 - once the path is set
-
-        install(self.folder / "vllm")
-        inventory, models = self.folder / "inventory", self.folder / "models.d"
-        inventory.mkdir()
+    def _write_fleet(self, fleet: str) -> None:
+        inventory, models = self.folder / fleet / "inventory", self.folder / fleet / "models.d"
+        inventory.mkdir(parents=True)
         models.mkdir()
         hosts = "".join(f"    {host}:\n" for host in self.hosts)
-        (inventory / "hosts.yml").write_text(INVENTORY.format(hosts=hosts, world=self, key=self.key))
+        (inventory / "hosts.yml").write_text(INVENTORY.format(hosts=hosts, world=self, state=self.state(fleet)))
         for number, name in enumerate(NAMES):
-            text = MODEL_FILE.format(name=name, model=MODEL, port=FIRST_PORT + number)
+            text = MODEL_FILE.format(name=name, model=MODEL, port=FIRST_PORT + number, state=fleet)
             (models / f"{name}.yaml").write_text(text)
 
     def _write_peers(self, count: int) -> None:
@@ -127,9 +135,8 @@ class World:
             content = (target / "server.env.j2").read_text().replace("{{ server }}", name)
             (target / f"target/{name}.env").write_text(content)
             (target / f"target/{name}.env").chmod(0o600)
-        hosts = self.hosts[:count]
-        ansible = ANSIBLE_INVENTORY.format(hosts="\n".join(hosts), world=self, target=target / "target")
-        (target / "hosts.ini").write_text(ansible)
+        hosts = "\n".join(self.hosts[:count])
+        (target / "hosts.ini").write_text(ANSIBLE_INVENTORY.format(hosts=hosts, world=self, target=target / "target"))
         pyinfra = {
             "ssh_user": "root",
             "ssh_key": str(self.key),
@@ -138,12 +145,13 @@ class World:
             "vllm": str(self.vllm),
             "target": str(target / "target"),
         }
-        (target / "inventory.py").write_text(f"gpu = ({list(hosts)!r}, {pyinfra!r})\n")
+        for size in {count, len(self.hosts)}:
+            (target / f"inventory_{size}.py").write_text(f"gpu = ({list(self.hosts[:size])!r}, {pyinfra!r})\n")
 
     def _start_servers(self) -> None:
         """Start the four servers with our own `apply` over SSH, and wait until a plan finds nothing to do."""
         done = subprocess.run(
-            ours(self, "apply", "-y", "--limit", self.hosts[0]),
+            ours(self, RUNNING, "apply", "-y", "--limit", self.hosts[0]),
             env=self.environment(),
             cwd=self.folder,
             check=False,
@@ -154,10 +162,18 @@ class World:
         if done.returncode:
             raise SystemExit(f"the servers cannot be started:\n{done.stdout}{done.stderr}")
 
+    def _note_stopped(self) -> None:
+        """Write for the fleet STOPPED what a stop leaves: the env files as they are, and records that say so."""
+        shutil.copytree(self.state(RUNNING), self.state(STOPPED), ignore=shutil.ignore_patterns("log", "lock"))
+        for path in self.state(STOPPED).glob("state/servers/*.json"):
+            record = json.loads(path.read_text())
+            kept = {name: record[name] for name in ("server", "runtime", "env_names")}
+            path.write_text(json.dumps({**kept, "state": STOPPED}))
 
-def ours(world: World, command: str, *further: str) -> list[str]:
-    """The argv of one of our commands over the world's fleet."""
-    files = ["-i", str(world.folder / "inventory"), "-m", str(world.folder / "models.d")]
+
+def ours(world: World, fleet: str, command: str, *further: str) -> list[str]:
+    """The argv of one of our commands over one of the world's fleets."""
+    files = ["-i", str(world.folder / fleet / "inventory"), "-m", str(world.folder / fleet / "models.d")]
     return [sys.executable, "-m", "vmreconcile", command, *files, *further]
 
 
@@ -207,11 +223,11 @@ gpu:
 {hosts}
   vars:
     ansible_user: root
-    ansible_ssh_private_key_file: {key}
+    ansible_ssh_private_key_file: {world.key}
     ansible_python_interpreter: /usr/bin/python3
     vllm_executable: {world.vllm}
     vllm_runtime: process
-    vllm_state_dir: {world.state}
+    vllm_state_dir: {state}
 """
 
 MODEL_FILE = """\
@@ -219,6 +235,7 @@ name: {name}
 model: {model}
 hosts: gpu
 port: {port}
+state: {state}
 hf_token: null
 args:
   max_model_len: 4096
