@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vmreconcile.model.secret import HIDDEN
+from vmreconcile.model.showing import masked
 
 SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH", re.IGNORECASE)
 """Names whose values never leave the host; the agent has the same list (docs/wire.md)."""
-
-SECRET_VALUE = re.compile(r"(?<![A-Za-z0-9_-])(?:hf_|sk-)[A-Za-z0-9_-]{16,}|://[^/?#\s\"']*:[^/?#\s\"']*@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,4 +31,4 @@ def shown(name: str, value: str | None) -> str | None:
     """The value as a plan may show it."""
     if value is None:
         return None
-    return HIDDEN if SECRET_NAME.search(name) or SECRET_VALUE.search(value) else value
+    return HIDDEN if SECRET_NAME.search(name) or masked(value) != value else value

@@ -11,9 +11,12 @@ HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 """What a token of the Hugging Face Hub looks like (34 letters and digits follow the prefix)."""
 
 _MASKED = re.compile(
-    r"\b(?:hf|api_org)_(?!overrides\b)[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9_-]{16,}|(?<=://)[^/@\s]+:[^/@\s]+(?=@)"
+    r"(?<![A-Za-z0-9_-])(?:hf_|sk-)[A-Za-z0-9_-]{16,}"
+    r"|\b(?:hf|api_org)_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{8,}"
+    r"|(?<=://)[^/?#\s\"']*:[^/?#\s\"']*(?=@)"
 )
-"""What is never shown: Hub tokens, also short ones, API keys, names with passwords in addresses."""
+"""What is never shown: Hub tokens, also short ones, API keys, passwords in addresses. Never less than what the agent
+masks on a host (docs/wire.md); a test compares both."""
 
 _LONGEST = 60
 

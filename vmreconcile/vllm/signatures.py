@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+from vmreconcile.model.showing import masked
+
 PREFIX = re.compile(r"^(?:\([^()]* pid=\d+\)\s?)?(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s?)?")
 """What vLLM puts before a line: '(EngineCore pid=7) ERROR 01-31 12:00:00 [core.py:1] '."""
 
@@ -24,7 +26,6 @@ LOADING = re.compile(r"Model loading took ([\d.]+) GiB(?: memory)? and ([\d.]+) 
 KV_MEMORY = re.compile(r"Available KV cache memory: (-?[\d.]+) GiB")
 KV_TOKENS = re.compile(r"(?:GPU|CPU) KV cache size: ([\d,]+) tokens")
 GRAPHS = re.compile(r"Graph capturing finished in ([\d.]+) secs, took (-?[\d.]+) GiB")
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{6,}")
 LONGEST = 400
 
 
@@ -158,7 +159,7 @@ def _found(pattern: re.Pattern[str], lines: Sequence[str]) -> Iterator[re.Match[
 
 def _evidence(lines: Sequence[str]) -> str:
     """Log lines as they may be shown."""
-    text = TOKEN.sub("hf_…", ": ".join(PREFIX.sub("", line).strip() for line in lines))
+    text = masked(": ".join(PREFIX.sub("", line).strip() for line in lines))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
