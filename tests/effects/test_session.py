@@ -106,7 +106,7 @@ def test_no_answer_in_time(session: AgentSession) -> None:
     began = time.monotonic()
     with pytest.raises(UnreachableError, match=r"^no answer in time: hanging$"):
         session.request({"do": "half"}, timeout=0.5)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     with pytest.raises(UnreachableError, match="lost before"):
         session.request({"do": "echo"})
 

@@ -112,7 +112,7 @@ def test_silent_server(reach: Reach) -> None:
         port = server.getsockname()[1]
         began = time.monotonic()
         error = reach.fails(port=port, timeout=0.7)
-        assert 0.6 < time.monotonic() - began < 2
+        assert 0.6 < time.monotonic() - began < 10
     assert error.reason == f"timed out after 0.7 s in the SSH handshake (127.0.0.1:{port})"
 
 
@@ -121,7 +121,7 @@ def test_server_stops_in_the_handshake(reach: Reach) -> None:
     with serving(lambda stream: stream.sendall(b"SSH-2.0-OpenSSH_9.2\r\n"), stay=True) as port:
         began = time.monotonic()
         assert "timed out after 0.7 s" in reach.fails(port=port, timeout=0.7).reason
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
 
 
 def test_no_ssh_server(reach: Reach) -> None:
