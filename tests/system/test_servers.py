@@ -53,9 +53,10 @@ def test_files_changed_by_hand_are_mended_and_processes_left_alone(fleet: Cli, h
         env=model(port=8003, env={"VLLM_LOGGING_LEVEL": "INFO"}),
         record=model(port=8005, hosts="gpu1"),
         reload=model(port=8007, hosts="gpu1,gpu2"),
+        gone=model(port=8009, hosts="gpu3"),
     )
     first = fleet("apply", "--json")
-    assert (first.returncode, first.json["changed"]) == (0, 9), first
+    assert (first.returncode, first.json["changed"]) == (0, 10), first
     before = pids(hosts)
     written = gpu1.read(UNITS.format("unit"))
 
@@ -71,8 +72,11 @@ def test_files_changed_by_hand_are_mended_and_processes_left_alone(fleet: Cli, h
     gpu2.write(UNITS.format("reload") + ".d/nice.conf", "[Service]\nNice=5\n")
     gpu2.exec(["systemctl", "daemon-reload"])
 
+    gpu3.shell('rm "$1"; systemctl daemon-reload', UNITS.format("gone"))
+
     plan = fleet("plan", "--json")
     assert changes(plan) == {
+        "gone@gpu3": ("retune", "unit_changed", False),
         "unit@gpu1": ("retune", "unit_changed", False),
         "unit@gpu2": ("retune", "unit_changed", False),
         "unit@gpu3": ("retune", "unit_changed", False),
@@ -94,7 +98,7 @@ def test_files_changed_by_hand_are_mended_and_processes_left_alone(fleet: Cli, h
     assert fields(plan, "record@gpu1") == {"record": (None, "record")}
 
     second = fleet("apply", "--json")
-    assert (second.returncode, second.json["changed"], second.json["ok"]) == (0, 8, 1), second
+    assert (second.returncode, second.json["changed"], second.json["ok"]) == (0, 9, 1), second
     assert pids(hosts) == before
     assert [host.read(UNITS.format("unit")) for host in hosts] == [written] * 3
     assert gpu2.exec(["systemctl", "is-enabled", "vmreconcile-unit"]).stdout.strip() == "enabled"

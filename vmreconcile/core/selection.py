@@ -24,7 +24,7 @@ def named_servers(names: Sequence[str], desired: DesiredFleet, *, wanted: Desire
     for name in names:
         matching = [server for server in desired.servers if name in {server.id.model, str(server.id)}]
         if not matching:
-            raise UsageError(f"no server is called {name!r}{_similar(name, desired)}", remedy="vmreconcile status")
+            raise UsageError(f"no server is called {name!r}{similar(name, desired)}", remedy="vmreconcile status")
         right = [server for server in matching if wanted is None or server.state is wanted]
         if not right:
             state = matching[0].state.value
@@ -33,7 +33,8 @@ def named_servers(names: Sequence[str], desired: DesiredFleet, *, wanted: Desire
     return frozenset(found)
 
 
-def _similar(name: str, desired: DesiredFleet) -> str:
+def similar(name: str, desired: DesiredFleet) -> str:
+    """What to say after a name that is wrong: the nearest right one, as a question, or nothing."""
     known = sorted({server.id.model for server in desired.servers} | {str(server.id) for server in desired.servers})
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -9,21 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from vmreconcile.errors import VmreconcileError
+from vmreconcile.errors import UsageError, VmreconcileError
 
 
 def read_text(path: Path) -> str:
     """The file's text.
 
     Raises:
-        VmreconcileError: where it cannot be read.
+        UsageError: where it cannot be read.
     """
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise VmreconcileError(f"{path}: {error.strerror}", remedy="give a file that can be read") from error
+        raise UsageError(f"{path}: {error.strerror}", remedy="give a file that can be read") from error
     except UnicodeDecodeError as error:
-        raise VmreconcileError(f"{path} is not UTF-8 text", remedy="give a file that vmreconcile wrote") from error
+        raise UsageError(f"{path} is not UTF-8 text", remedy="give a file that vmreconcile wrote") from error
 
 
 def write_private(path: Path, text: str) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from vmreconcile.core.selection import similar
+from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import UsageError, VmreconcileError
 from vmreconcile.flows.prepare import Prepared
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.values import JsonValue
@@ -17,6 +20,7 @@ def follow_log(server: ServerId, prepared: Prepared, *, lines: int, follow: bool
 
     Raises:
         AgentError: there is no such log, or it cannot be read.
+        UsageError: there is none, and no such server is wanted.
         UnreachableError: the host cannot be reached.
     """
 
@@ -27,4 +31,18 @@ def follow_log(server: ServerId, prepared: Prepared, *, lines: int, follow: bool
 
     payload: dict[str, JsonValue] = {"do": "log", "slug": server.slug, "lines": lines, "follow": follow}
     timeout = math.inf if follow else LOG_TIMEOUT_S
-    prepared.fleet.request(server.host, payload, timeout=timeout, on_progress=progress)
+    try:
+        prepared.fleet.request(server.host, payload, timeout=timeout, on_progress=progress)
+    except AgentError as error:
+        raise _explained(error, server, prepared) from error
+
+
+def _explained(error: AgentError, server: ServerId, prepared: Prepared) -> VmreconcileError:
+    """The agent's refusal with the server's name, or 'did you mean' where nobody wants such a server."""
+    desired = prepared.inputs.desired
+    if error.kind == "no-log" and all(wanted.id != server for wanted in desired.servers):
+        near = similar(str(server), desired)
+        return UsageError(f"no server is called {str(server)!r}, and it left no log{near}", remedy="vmreconcile status")
+    told = AgentError(error.kind, f"{server}: {error}", path=error.path)
+    told.remedy = f"vmreconcile status tells whether it was ever started (vmreconcile show {server})"
+    return told

@@ -10,6 +10,7 @@ from vmreconcile.core.launching import public_env
 from vmreconcile.core.phases import phase_of
 from vmreconcile.core.planning import DEFAULT_STARTUP_TIMEOUT_S, subject_of
 from vmreconcile.core.reports import field_json
+from vmreconcile.core.selection import similar
 from vmreconcile.errors import UsageError
 from vmreconcile.flows.prepare import Prepared
 from vmreconcile.model.desired import DesiredServer
@@ -45,7 +46,8 @@ def show_server(server: ServerId, prepared: Prepared) -> Shown:
     host = view.hosts[0] if view.hosts else None
     observed = host.server(server.slug) if host else None
     if wanted is None and (observed is None or observed == ObservedServer(slug=server.slug)):
-        raise UsageError(f"{server} is neither wanted nor there", remedy="vmreconcile status lists the servers")
+        near = similar(str(server), prepared.inputs.desired)
+        raise UsageError(f"{server} is neither wanted nor there{near}", remedy="vmreconcile status lists the servers")
     document: Json = {
         "format_version": 1,
         "server": str(server),
