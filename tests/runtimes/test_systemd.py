@@ -99,7 +99,7 @@ def test_the_unit_of_a_system() -> None:
     """As a whole: what a person finds on the host."""
     assert (
         unit_text(LAUNCH)
-        == f"""\
+        == """\
 # Written by vmreconcile for qwen2.5-7b/1. Edits are drift: apply writes this file anew.
 [Unit]
 Description=vLLM qwen2.5-7b/1 (vmreconcile)
