@@ -319,7 +319,8 @@ class FakeHost:
         root = self.root(request["slug"])
         if root is None or root.port != request["port"]:
             problem = "no process of this server runs" if root is None else f"not listening on port {request['port']}"
-            return {"health": None, "models": [], "problem": problem, "completion": None}
+            failed = {"ok": False, "seconds": 0.0, "problem": problem}
+            return {"health": None, "models": [], "problem": problem, "completion": failed}
         health = self.kernel.health(root)
         good = root.behaviour.completes
         completion = {"ok": good, "seconds": 0.1, "problem": None if good else "/v1/completions: no answer within 30 s"}
@@ -363,7 +364,14 @@ class FakeHost:
                     entries.append((name, secrets[key]))
                 case _:
                     entries.append((name, content))
-        return self.kernel.write(step["path"], envfile.render(entries), 0o600)
+        return self.kernel.write(self.ours(step["path"]), envfile.render(entries), 0o600)
+
+    def ours(self, path: str) -> str:
+        """A path in our folders, or of a unit of ours."""
+        unit = path.startswith(f"{self.systemd.folder}/vmreconcile-") and path.endswith(".service")
+        if not unit and not path.startswith((self.config + "/", self.state + "/")):
+            raise Refusal("not-ours", f"{path}: neither in our folders nor a unit of ours", path)
+        return path
 
     def write_record(self, slug: str, record: Json) -> bool:
         """The ownership record; what a running process is known by is kept."""
@@ -398,15 +406,20 @@ class FakeHost:
         return True
 
     def stop_process(self, step: Json) -> bool:
-        """TERM, TERM, KILL; only what is proven ours."""
-        root = self.root(step["slug"])
+        """TERM, TERM, KILL of the root and all that it started; only what is proven ours."""
+        slug, named = step["slug"], (step["pid"], step["start_ticks"])
         if step["boot_id"] != self.kernel.boot_id:
             return False
-        if root is None or (root.pid, root.start_ticks) != (step["pid"], step["start_ticks"]):
-            raise Refusal("not-ours", f"{step['slug']}: our record does not name pid {step['pid']}")
-        if not self.kernel.term(root) and not self.kernel.term(root):
+        record = self.record(slug) or {}
+        if (record.get("pid"), record.get("start_ticks")) != named or record.get("boot_id") != step["boot_id"]:
+            raise Refusal("not-ours", f"{slug}: our record does not name pid {step['pid']}")
+        root = self.root(slug)
+        left = self.orphans(slug)
+        if root is not None and not self.kernel.term(root) and not self.kernel.term(root):
             self.kernel.end(root, family=True)
-        return True
+        for worker in left:
+            self.kernel.processes.pop(worker.pid, None)
+        return root is not None or bool(left)
 
     def end_orphans(self, step: Json) -> bool:
         """Workers without a root, each proven ours first."""
@@ -488,9 +501,9 @@ def _nobody(answer: Json) -> None:
 
 
 STEPS: Mapping[str, Callable[[FakeHost, Json, Mapping[str, str]], bool]] = {
-    "write-file": lambda host, step, _: host.kernel.write(step["path"], step["content"], step["mode"]),
+    "write-file": lambda host, step, _: host.kernel.write(host.ours(step["path"]), step["content"], step["mode"]),
     "write-env": FakeHost.write_env,
-    "remove-file": lambda host, step, _: host.kernel.remove(step["path"]),
+    "remove-file": lambda host, step, _: host.kernel.remove(host.ours(step["path"])),
     "write-record": lambda host, step, _: host.write_record(step["slug"], step["record"]),
     "remove-server": lambda host, step, _: host.remove_server(step["slug"]),
     "systemctl": lambda host, step, _: host.systemctl(step),
