@@ -27,6 +27,10 @@ _VAULT_TAGS = {"!vault", "!vault-encrypted", "!json-__ansible_vault"}
 Scalar = str | int | float | bool | dt.date | None
 
 
+LARGEST = 1_000_000
+"""Values in one variable; what is larger was not meant."""
+
+
 class _ValueError(Exception):
     """A node that has no plain value."""
 
@@ -45,6 +49,7 @@ class Values:
         self._constructor: Any = SafeConstructor()  # its scalar constructors lack type annotations
         self._resolver = Resolver()
         self._open: list[yaml.Node] = []
+        self._sizes: dict[int, int] = {}  # by the identity of a value that `_known` keeps
         self._known: dict[tuple[int, bool], tuple[yaml.Node, JsonValue]] = {}  # an anchor's value is made once
 
     def value(self, node: yaml.Node) -> JsonValue:
@@ -124,7 +129,15 @@ class Values:
         value = self._collection(node, unsafe=unsafe)
         self._open.pop()
         self._known[id(node), unsafe] = (node, value)
+        self._weigh(node, value)
         return value
+
+    def _weigh(self, node: yaml.Node, value: JsonValue) -> None:
+        """Count the values in a value, each alias with all that it stands for: a few lines can stand for billions."""
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        self._sizes[id(value)] = size = 1 + sum(self._sizes.get(id(part), 1) for part in parts)
+        if size > LARGEST:
+            raise _ValueError(node, f"aliases make more than {LARGEST:,} values of it")
 
     def _plain(self, node: yaml.ScalarNode, *, unsafe: bool) -> JsonValue:
         if node.tag == "!json-__ansible_unsafe":
