@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
@@ -21,6 +22,13 @@ _ARGUMENTS = "vllm-args.schema.json"
 _Schema: TypeAlias = Mapping[str, Any]
 
 
+_Validator = extend(  # type: ignore[no-untyped-call]  # jsonschema leaves it without types
+    Draft202012Validator,
+    # JSON Schema takes 1.0 for an integer; in YAML it is written otherwise, and the server would get '1.0' or '1e3'.
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int),
+)
+
+
 class Shape:
     """A compiled schema. Make one for many values."""
 
@@ -28,7 +36,7 @@ class Shape:
         """Compile. vLLM's arguments are left to `checks.arguments`, which can say more about them."""
         arguments = DRAFT202012.create_resource({"type": "object"})
         registry = Registry().with_resource(_ARGUMENTS, arguments)
-        self._validator = Draft202012Validator(dict(schema), registry=registry)
+        self._validator = _Validator(dict(schema), registry=registry)
         self._wants = {
             key: str(entry["errorMessage"])
             for key, entry in _properties(schema).items()

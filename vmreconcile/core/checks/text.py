@@ -12,6 +12,9 @@ from vmreconcile.model.values import JsonValue
 _VERBATIM = frozenset({"args", "env", "vllm_args", "vllm_env"})
 """Below these keys a text may hold anything that a program can be handed, line breaks too."""
 
+LONGEST_WORD = 32 * 4096
+"""Bytes of one argument or variable (MAX_ARG_STRLEN)."""
+
 
 def check_texts(value: JsonValue, path: Path, *, verbatim: bool = False) -> Iterator[Finding]:
     """Look at every key and text at and below `path`."""
@@ -41,6 +44,14 @@ def _check_text(text: str, path: Path, *, verbatim: bool, at_key: bool = False) 
             " published, revoke it.",
             at_key=at_key,
         )
+    if verbatim and _too_long(text, path):
+        yield Finding(
+            path=path,
+            code="too-long",
+            summary=f"{dotted(path)} is longer than 128 KiB.",
+            why="No program can be handed a longer argument or variable (execve(2)).",
+            remedy="Shorten it, or put it into a file on the host and name that.",
+        )
     bad = next((character for character in text if _forbidden(character, verbatim=verbatim)), "")
     if bad:
         yield Finding(
@@ -51,6 +62,11 @@ def _check_text(text: str, path: Path, *, verbatim: bool, at_key: bool = False) 
             remedy="Remove it.",
             at_key=at_key,
         )
+
+
+def _too_long(text: str, path: Path) -> bool:
+    """Whether `NAME=text` with the NUL after it is more than the kernel takes as one word."""
+    return len(text) * 4 > LONGEST_WORD and len(f"{path[-1]}={text}\0".encode(errors="replace")) > LONGEST_WORD
 
 
 def _forbidden(character: str, *, verbatim: bool) -> bool:
