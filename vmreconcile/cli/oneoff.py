@@ -35,13 +35,13 @@ def restart(arguments: argparse.Namespace) -> int:
     """Restart, with the settings that are wanted now."""
     inputs = inputs_of(arguments)
     servers = named_servers(arguments.servers, inputs.desired, wanted=DesiredState.RUNNING)
-    arguments.limit = _limit(servers, inputs, arguments.limit)
-    with prepared(inputs, reach_of(arguments)) as ready:
+    hosts = _hosts(servers, inputs, arguments.limit)
+    with prepared(inputs, reach_of(arguments, hosts)) as ready:
         scope = Scope(only=servers, restart=servers)
         return carry_out(arguments, ready, scope, Agreement(arguments, ready))
 
 
-def _limit(servers: frozenset[ServerId], inputs: Inputs, limit: str | None) -> str:
+def _hosts(servers: frozenset[ServerId], inputs: Inputs, limit: str | None) -> tuple[str, ...]:
     """The hosts of the servers named: no other is looked at, and none of these may be left out by `limit`.
 
     Otherwise `state:` would be written for a server that is then left as it is.
@@ -49,25 +49,25 @@ def _limit(servers: frozenset[ServerId], inputs: Inputs, limit: str | None) -> s
     Raises:
         UsageError: one is on a host that `--limit` leaves out.
     """
-    hosts = hosts_of(inputs.inventory, limit)
-    left_out = sorted(str(server) for server in servers if server.host not in hosts)
+    allowed = hosts_of(inputs.inventory, limit)
+    left_out = sorted(str(server) for server in servers if server.host not in allowed)
     if left_out:
         raise UsageError(
             f"--limit {limit} leaves out {left_out[0]}: nothing was written or changed",
             remedy="name the servers meant as NAME@HOST",
         )
-    return ",".join(sorted({server.host for server in servers}))
+    return tuple(sorted({server.host for server in servers}))
 
 
 def _set_state(arguments: argparse.Namespace, state: DesiredState, actions: frozenset[Action]) -> int:
     """Write `state:` first, so that a scheduled apply does not undo what was asked for; then carry it out."""
     inputs = inputs_of(arguments)
     servers = named_servers(arguments.servers, inputs.desired, wanted=None)
-    arguments.limit = _limit(servers, inputs, arguments.limit)
+    hosts = _hosts(servers, inputs, arguments.limit)
     if not arguments.no_save:
         for path in save_state(inputs.documents, arguments.servers, inputs.desired, state):
             note(f"wrote state: {state.value} to {path}")
     inputs = replace(inputs, desired=with_state(inputs.desired, servers, state))
-    with prepared(inputs, reach_of(arguments)) as ready:
+    with prepared(inputs, reach_of(arguments, hosts)) as ready:
         scope = Scope(only=servers, actions=actions)
         return carry_out(arguments, ready, scope, Agreement(arguments, ready))

@@ -65,8 +65,8 @@ def inputs_of(arguments: argparse.Namespace) -> Inputs:
     return inputs
 
 
-def reach_of(arguments: argparse.Namespace) -> Reach:
-    """How hosts are reached in this run."""
+def reach_of(arguments: argparse.Namespace, hosts: tuple[str, ...] | None = None) -> Reach:
+    """How hosts are reached in this run: those of --limit, or just `hosts`."""
     from vmreconcile.effects.transport import TransportOptions  # noqa: PLC0415 - kept out of a quick start
     from vmreconcile.flows.prepare import Reach  # noqa: PLC0415 - kept out of a quick start
 
@@ -76,4 +76,4 @@ def reach_of(arguments: argparse.Namespace) -> Reach:
         environ=dict(os.environ),
         home=Path.home(),
     )
-    return Reach(limit=arguments.limit, forks=arguments.forks, options=options)
+    return Reach(limit=arguments.limit, hosts=hosts, forks=arguments.forks, options=options)

@@ -53,8 +53,7 @@ def show(arguments: argparse.Namespace) -> int:
     """One server, wanted beside observed."""
     inputs = inputs_of(arguments)
     server = server_named(arguments.server, inputs)
-    arguments.limit = server.host
-    with prepared(inputs, reach_of(arguments)) as ready:
+    with prepared(inputs, reach_of(arguments, (server.host,))) as ready:
         shown = show_server(server, ready)
     if arguments.json:
         print_json(shown.document)
@@ -67,9 +66,8 @@ def logs(arguments: argparse.Namespace) -> int:
     """The log of one server."""
     inputs = inputs_of(arguments)
     server = server_named(arguments.server, inputs)
-    arguments.limit = server.host
     lines: list[str] = []
-    with prepared(inputs, reach_of(arguments)) as ready:
+    with prepared(inputs, reach_of(arguments, (server.host,))) as ready:
         try:
             tell = lines.append if arguments.json else _print_line
             follow_log(server, ready, lines=arguments.lines, follow=arguments.follow, tell=tell)

@@ -23,9 +23,11 @@ DEFAULT_SOURCE = "default"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """How far and how wide to reach: a host pattern, threads, and the transport's options."""
+    """How far and how wide to reach: a host pattern or just these hosts, threads, and the transport's options."""
 
     limit: str | None = None
+    hosts: tuple[str, ...] | None = None
+    """Names, which as a pattern may mean something else (one with a blank in it, say)."""
     forks: int = 20
     options: TransportOptions
 
@@ -51,7 +53,7 @@ def prepared(
     Raises:
         InputError: a connection variable or the token cannot be used.
     """
-    hosts = hosts_of(inputs.inventory, reach.limit)
+    hosts = hosts_of(inputs.inventory, reach.limit) if reach.hosts is None else reach.hosts
     reached = connections(inputs.inventory, hosts)
     salt = secrets.token_hex(16)
     tokens, notes = _tokens(inputs.desired, reach)
