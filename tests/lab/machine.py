@@ -229,8 +229,8 @@ def _process(entry: Path) -> Process:
     status = _status(int(entry.name))
     text = (entry / "stat").read_text()
     after_name = text.rpartition(")")[2].split()
-    argv = (entry / "cmdline").read_text(errors="surrogateescape").rstrip("\0")
-    environ = (entry / "environ").read_text(errors="surrogateescape").split("\0")
+    argv = os.fsdecode((entry / "cmdline").read_bytes()).rstrip("\0")
+    environ = os.fsdecode((entry / "environ").read_bytes()).split("\0")
     group = ""
     for line in (entry / "cgroup").read_text().splitlines():
         number, name, path = line.split(":", 2)
