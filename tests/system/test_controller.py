@@ -6,6 +6,7 @@ import os
 import pty
 import random
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -169,6 +170,15 @@ def kill_at(running: Running, moment: Moment | None, length: int, rng: random.Ra
         time.sleep(rng.uniform(0.0, 0.3))
     running.send(signal.SIGKILL)
     running.end()
+
+
+def test_output_that_nobody_reads_stops_no_work(fleet: Cli, lab: Lab, hosts: list[Host]) -> None:
+    """Piped into what leaves at once: the servers are started all the same, and the exit code is the run's."""
+    command = f"{shlex.join(fleet.argv('apply', '-y'))} 2>&1 | true"
+    done = lab.run(["bash", "-o", "pipefail", "-c", command], env={"HOME": str(fleet.home)}, cwd=fleet.folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [len(roots(host)) for host in hosts] == [1, 1, 1]
+    assert fleet("plan", "--detailed-exitcode").returncode == 0
 
 
 def test_killed_at_any_moment_the_next_run_goes_on(

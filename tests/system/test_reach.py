@@ -225,3 +225,31 @@ def test_sudo_refused_free_and_with_a_password(cli: Cli, hosts: list[Host], simu
     assert statuses(own) == {"gpu1": "ok", "gpu2": "ok", "gpu3": "changed"}
     assert root(hosts[2]).uid == 2003
     assert pids(hosts[:2]) == before
+
+
+def test_a_host_without_vllm_blocks_its_own_server_alone(cli: Cli, hosts: list[Host], simulated_vllm: str) -> None:
+    """Told with the way out; the next host is done, and exit 1 goes before the 3 of a third that is away."""
+    hosts[2].stop_sshd()
+    cli.inventory({"vllm_executable": simulated_vllm}, {"gpu2": {"vllm_executable": "/opt/nowhere/bin/vllm"}})
+    cli.model("tiny", MODEL)
+    plan = cli("plan", "--json", "--detailed-exitcode", "--timeout", "2")
+    assert plan.returncode == 3, plan
+    assert [(row["host"], row["action"], row["reason"]) for row in plan.json["changes"]] == [
+        ("gpu1", "start", "absent"),
+        ("gpu2", "blocked", "no_executable"),
+    ]
+    done = cli("apply", "--json", "--timeout", "2")
+    assert done.returncode == 1, done
+    assert statuses(done) == {"gpu1": "changed", "gpu2": "skipped", "gpu3": "unreachable"}
+    blocked, away = (row["error"] for row in done.json["results"][1:])
+    assert (blocked["class"], away["class"]) == ("no_executable", "unreachable")
+    assert "/opt/nowhere/bin/vllm" in blocked["summary"]
+    assert blocked["remedy"] == "install vLLM there, or set vllm_executable to its path"
+    assert "tiny@gpu1: start (absent)" in done.stderr
+    assert written(hosts[1]) == []
+
+    spoken = cli("apply", "--timeout", "2")
+    assert spoken.returncode == 1, spoken
+    assert "/opt/nowhere/bin/vllm" in spoken.stdout
+    assert f"connection refused ({hosts[2].address}:22)" in spoken.stdout
+    assert "set vllm_executable to its path" in spoken.stdout
