@@ -15,6 +15,7 @@ from vmreconcile.core.planfile import confirm, parse, render, wanted_digest
 from vmreconcile.errors import UsageError
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.plan import Action, Change, Plan, Reason
+from vmreconcile.model.values import Origin, OriginKind, Setting
 
 
 def saved(there: World) -> str:
@@ -209,3 +210,14 @@ def test_wanted_digest_is_of_everything(fields: dict[str, object]) -> None:
     """Any field that is asked for differently."""
     assert wanted_digest(wanted()) == wanted_digest(wanted())
     assert wanted_digest(wanted()) != wanted_digest(replace(wanted(), **fields))  # type: ignore[arg-type]
+
+
+def test_wanted_digest_tells_nothing_of_secrets() -> None:
+    """A short API key could be guessed from a digest of it; any other value of the environment counts."""
+    origin = Origin(kind=OriginKind.MODEL)
+
+    def digest(name: str, value: str) -> str:
+        return wanted_digest(replace(wanted(), env={name: Setting(value=value, origin=origin)}))
+
+    assert digest("VLLM_API_KEY", "a") == digest("VLLM_API_KEY", "b")
+    assert digest("VLLM_LOGGING_LEVEL", "a") != digest("VLLM_LOGGING_LEVEL", "b")

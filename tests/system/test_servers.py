@@ -109,6 +109,32 @@ def test_files_changed_by_hand_are_mended_and_processes_left_alone(fleet: Cli, h
     assert third.returncode == 0, third
 
 
+def test_files_that_cannot_be_trusted_are_replaced_or_block(fleet: Cli, hosts: list[Host]) -> None:
+    """Given to another user or made a link: written anew, the process left alone; a folder open to others blocks."""
+    gpu1, gpu2, gpu3 = hosts
+    fleet.model("tiny", model())
+    assert fleet("apply").returncode == 0
+    before = pids(hosts)
+    gpu1.exec(["chown", "plain", ENVS.format("tiny")])
+    gpu2.shell('mv "$1" /tmp/elsewhere; ln -s /tmp/elsewhere "$1"', ENVS.format("tiny"))
+    gpu3.exec(["chmod", "0777", "/var/lib/vmreconcile/servers"])
+    plan = fleet("plan", "--json")
+    assert changes(plan) == {
+        "tiny@gpu1": ("retune", "env_file_changed", False),
+        "tiny@gpu2": ("retune", "env_file_changed", False),
+        "tiny@gpu3": ("blocked", "folder_unusable", False),
+    }
+    applied = fleet("apply", "--json")
+    assert applied.returncode == 1, applied
+    assert "others may write there" in errors(applied)["tiny@gpu3"]["summary"]
+    gpu3.exec(["chmod", "0700", "/var/lib/vmreconcile/servers"])
+    assert fleet("plan", "--detailed-exitcode").returncode == 0
+    assert pids(hosts) == before
+    for host in (gpu1, gpu2):
+        assert host.exec(["stat", "-c", "%F %a %U", ENVS.format("tiny")]).stdout == "regular file 600 root\n"
+    assert gpu2.exists("/tmp/elsewhere"), "what a link names is not ours"
+
+
 def test_a_drop_in_that_changes_the_server_is_named(fleet: Cli, hosts: list[Host]) -> None:
     """A drop-in with other arguments: the server is retuned, still differs, and the drop-in is named."""
     (gpu1, *_) = hosts

@@ -33,7 +33,8 @@ def _folder(subject: Subject) -> Block | None:
     problem = subject.host.folder_problem
     if not problem:
         return None
-    remedy = f"make {subject.host.state_dir} and {subject.host.config_dir} writable for {subject.host.user}"
+    folders = f"{subject.host.state_dir} and {subject.host.config_dir}"
+    remedy = f"let {subject.host.user}, and nobody else, write in {folders}"
     return Block(reason=Reason.FOLDER_UNUSABLE, note=problem, remedy=f"{remedy}, or set vllm_state_dir")
 
 
