@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from vmreconcile.effects.fleet import Fleet
+from tests.lab.fake_host import FakeHost
+from tests.lab.fake_kernel import Refusal
+from vmreconcile.effects.fleet import Fleet, Look
 from vmreconcile.errors import UnreachableError
 
 SEEN = {"observation": {"format": 1, "host": {"hostname": "gpu", "boot_id": "b", "uid": 0, "user": "root"}}}
@@ -74,3 +76,69 @@ def test_sessions_are_kept_for_what_follows() -> None:
     assert hosts.open_now == {"gpu1", "gpu2"}
     many.close()
     assert hosts.open_now == set()
+
+
+def test_what_was_seen_is_sorted_and_the_rest_is_data() -> None:
+    """Hosts by name whatever came first; unreachable ones with reason and remedy; a failing agent too."""
+    hosts = {name: FakeHost(name) for name in ("c", "a", "b", "d")}
+    hosts["b"].unreachable = "connection refused (10.0.0.2:22)"
+    hosts["d"].failing["observe"] = Refusal("agent-bug", "TypeError at observe.py:7")
+    answer = hosts["d"]._answer
+
+    def broken(request: dict[str, Any], progress: Any) -> dict[str, Any]:  # noqa: ANN401 - passed on
+        raise hosts["d"].failing["observe"] if request["do"] == "observe" else answer(request, progress)
+
+    hosts["d"]._answer = broken  # type: ignore[method-assign]
+    view = Fleet(open_host=hosts.__getitem__, looks={}, salt="00" * 16).observe(["c", "d", "b", "a"])
+    assert [host.host for host in view.hosts] == ["a", "c"]
+    assert [(host.host, host.reason) for host in view.unreachable] == [
+        ("b", "connection refused (10.0.0.2:22)"),
+        ("d", "the agent failed: TypeError at observe.py:7"),
+    ]
+    assert view.host("a") is not None
+    assert view.host("b") is None
+
+
+@dataclass
+class Flaky:
+    """A session that is lost at its second request."""
+
+    asked: list[str]
+    left: int = 1
+
+    def request(self, payload: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever the fleet passes
+        """Answer once."""
+        self.asked.append(payload["do"])
+        if self.left == 0:
+            raise UnreachableError("the connection was lost")
+        self.left -= 1
+        return dict(SEEN)
+
+    def close(self) -> None:
+        """End."""
+
+
+def test_a_question_is_asked_once_more_and_steps_are_not() -> None:
+    """Steps may have been carried out before the connection broke: only a new look can tell."""
+    asked: list[str] = []
+    many = Fleet(open_host=lambda _: Flaky(asked), looks={}, salt="00" * 16)
+    many.observe_host("gpu1")
+    many.observe_host("gpu1")
+    assert asked == ["observe"] * 3
+    with pytest.raises(UnreachableError, match="the connection was lost"):
+        many.request("gpu1", {"do": "steps", "slug": "m", "steps": []}, timeout=1.0)
+    assert asked[3:] == ["steps"]
+    many.observe_host("gpu1")
+    assert asked[4:] == ["observe"]
+
+
+def test_a_look_goes_with_the_hosts_folders() -> None:
+    """Every request carries them; a narrow look names its server and asks for no GPUs."""
+    host = FakeHost("h")
+    folders = {"config": "/c", "state": "/s"}
+    many = Fleet(open_host=lambda _: host, looks={"h": Look(ports=(1,), folders=folders)}, salt="00" * 16)
+    many.observe_host("h")
+    many.observe_host("h", "m")
+    whole, narrow = host.requests
+    assert (whole["folders"], whole["ports"], whole["servers"], whole["gpus"]) == (folders, [1], None, True)
+    assert (narrow["servers"], narrow["gpus"]) == (["m"], False)

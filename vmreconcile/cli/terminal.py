@@ -34,8 +34,8 @@ class Style:
 
 
 def style_for(stream: TextIO, *, no_color: bool) -> Style:
-    """Colours only on a terminal, and neither with --no-color nor NO_COLOR (no-color.org)."""
-    color = stream.isatty() and not no_color and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    """Colours only on a terminal, and neither with --no-color nor NO_COLOR, unless that is empty (no-color.org)."""
+    color = stream.isatty() and not no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return Style(color=color, width=shutil.get_terminal_size((100, 24)).columns if stream.isatty() else 160)
 
 

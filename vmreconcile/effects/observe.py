@@ -87,7 +87,7 @@ class Facts:
     def integers(self, name: str) -> tuple[int, ...]:
         """The integers of a list."""
         value = self._data.get(name)
-        return tuple(item for item in value if isinstance(item, int)) if isinstance(value, list) else ()
+        return tuple(item for item in value if type(item) is int) if isinstance(value, list) else ()
 
     def one(self, name: str, read: Callable[[Facts], T]) -> T | None:
         """An object read by `read`, or None."""

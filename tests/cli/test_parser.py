@@ -1,0 +1,95 @@
+"""The shape of the command line: the contract's commands and options, with its defaults."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from vmreconcile.cli.main import COMMANDS
+from vmreconcile.cli.parser import Parser, make_parser
+
+REQUIRED = {
+    "inventory": ["--list"],
+    "show": ["m@h"],
+    "logs": ["m@h"],
+    "start": ["m"],
+    "stop": ["m"],
+    "restart": ["m"],
+}
+EVERYWHERE = {
+    *("-i", "--inventory", "-m", "--models", "-l", "--limit", "--json", "--forks", "-v", "--no-color", "--timeout"),
+    *("--no-input", "--accept-new-host-keys"),
+}
+OWN = {
+    "plan": {"-o", "--detailed-exitcode", "--explain"},
+    "apply": {"-y", "--prune", "--max-changes"},
+    "status": {"--watch"},
+    "inventory": {"--list", "--host", "--hosts"},
+    "logs": {"-f", "-n"},
+    "start": {"--no-save"},
+    "stop": {"--no-save"},
+}
+
+
+def parsers() -> dict[str, Parser]:
+    """The parser of each command."""
+    (action,) = [each for each in make_parser()._actions if isinstance(each, argparse._SubParsersAction)]
+    return dict(action.choices)
+
+
+def parse(*words: str) -> argparse.Namespace:
+    """What a command line means."""
+    return make_parser().parse_args(words)
+
+
+def test_the_commands_are_those_that_there_are() -> None:
+    """Each can be called."""
+    assert set(parsers()) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_takes_the_common_options(command: str) -> None:
+    """And its own; `-f` is --forks everywhere but in `logs`, where it follows."""
+    options = {option for action in parsers()[command]._actions for option in action.option_strings}
+    assert options >= EVERYWHERE | OWN.get(command, set())
+    assert ("-f" in options) or command == "logs"
+    assert all(action.help for action in parsers()[command]._actions if action.option_strings)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_defaults(command: str) -> None:
+    """As the contract has them."""
+    found = parse(command, *REQUIRED.get(command, []))
+    assert (found.inventory, found.models, found.limit) == (None, Path("models.d"), None)
+    assert (found.json, found.verbose, found.no_color, found.no_input) == (False, 0, False, False)
+    assert found.accept_new_host_keys is False
+    assert (found.forks, found.timeout) == (20, 10.0)
+
+
+def test_inventories_add_up() -> None:
+    """Given more than once."""
+    assert parse("plan", "-i", "a", "--inventory", "b").inventory == ["a", "b"]
+
+
+def test_values_are_read() -> None:
+    """Numbers, paths, names."""
+    found = parse("apply", "p.json", "-y", "--max-changes", "0", "-f", "3", "--timeout", "0.5", "-vv")
+    assert (found.planfile, found.yes, found.max_changes) == (Path("p.json"), True, 0)
+    assert (found.forks, found.timeout, found.verbose) == (3, 0.5, 2)
+    logs = parse("logs", "m@h", "-f", "-n", "0")
+    assert (logs.follow, logs.lines) == (True, 0)
+    assert parse("stop", "a", "b@h", "--no-save").servers == ["a", "b@h"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("plan", "--dry"), ("apply", "a", "b"), ("plan", "--timeout", "inf"), ("plan", "-f", "-1"), ("status", "x")],
+)
+def test_wrong_usage_leaves_with_64(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """And says what is wrong beside the usage."""
+    with pytest.raises(SystemExit) as caught:
+        parse(*words)
+    assert caught.value.code == 64
+    assert "error: " in capsys.readouterr().err

@@ -1,0 +1,194 @@
+"""What a person reads: plans, statuses, failures. Text for text, and never anything that drives a terminal."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.lab.applying import apply
+from tests.lab.fake_host import FakeHost
+from tests.lab.fake_kernel import Behaviour
+from tests.lab.worlds import World, wanted, world
+from vmreconcile.cli.render_errors import counts_text, diagnostics_text, outcome_text
+from vmreconcile.cli.render_plan import field_line, plan_text, summary_line, value_text
+from vmreconcile.cli.render_status import status_text
+from vmreconcile.cli.terminal import Style, printable, style_for
+from vmreconcile.errors import Diagnostic, Place, Severity
+from vmreconcile.model.desired import DesiredState
+from vmreconcile.model.outcome import Outcome
+from vmreconcile.model.plan import Field, Plan
+
+PLAIN = Style()
+COLOURED = Style(color=True)
+
+
+@pytest.fixture
+def busy() -> World:
+    """Two hosts that differ in all ways, and one that is away."""
+    gpu1 = FakeHost("gpu1")
+    there = world(
+        wanted("llama@gpu1", port=8001), wanted("qwen@gpu1", port=8002, args={"max_model_len": 4096}), hosts=[gpu1]
+    ).settle()
+    stranger = gpu1.stranger(8003)
+    assert stranger.pid == 1004
+    there.hosts |= {name: FakeHost(name) for name in ("gpu2", "gpu9")}
+    there.hosts["gpu9"].unreachable = "connection refused (10.0.0.9:22)"
+    return there.want(
+        wanted("llama@gpu1", port=8001),
+        wanted("qwen@gpu1", port=8002, args={"max_model_len": 8192}),
+        wanted("gemma@gpu1", port=8003),
+        wanted("qwen@gpu2", port=8002),
+        replace(wanted("old@gpu2", port=8004), state=DesiredState.ABSENT),
+        wanted("qwen@gpu9", port=8002),
+    )
+
+
+def test_a_plan_reads_from_the_host_inward(busy: World) -> None:
+    """One line a server, the symbol beside the word, strangers beneath, the summary last."""
+    assert plan_text(busy.plan(), PLAIN, following="vmreconcile apply") == (
+        "gpu1\n"
+        "  ! blocked     gemma  port 8003 is held by pid 1004 (not ours: /home/alice/venv/bin/python"
+        " /home/alice/venv/bin/vllm serve /models/m)\n"
+        "                       stop it there, or give this server another port\n"
+        "  = in sync     llama\n"
+        "  ~ retune      qwen   args.max_model_len  4096 → 8192   restarts it\n"
+        "  · stranger    port 8003, pid 1004, alice: vllm serve /models/m\n"
+        "gpu2\n"
+        "  = in sync     old    absent\n"
+        "  + start       qwen   absent\n"
+        "gpu9\n"
+        "  ? unreachable  connection refused (10.0.0.9:22)\n"
+        "\n"
+        "1 to start, 1 to retune, 1 blocked, 2 in sync; 1 host unreachable.   Next: vmreconcile apply"
+    )
+
+
+def test_explain_adds_origins_and_reasons(busy: World) -> None:
+    """Where a value was said, and the closed word for why."""
+    text = plan_text(busy.plan(), PLAIN, explain=True)
+    assert "args.max_model_len  4096 → 8192   (models.d/m.yaml:9)   restarts it" in text
+    assert "reason: args_changed" in text
+    assert "reason: port_held" in text
+
+
+def test_colour_is_an_extra_only(busy: World) -> None:
+    """The same words without the escapes."""
+    plain, coloured = plan_text(busy.plan(), PLAIN), plan_text(busy.plan(), COLOURED)
+    assert "\x1b[" in coloured
+    stripped = coloured
+    for code in ("1", "2", "31", "32", "33", "35", "0"):
+        stripped = stripped.replace(f"\x1b[{code}m", "")
+    assert stripped == plain
+
+
+@pytest.mark.parametrize(
+    ("plan", "text"),
+    [
+        (Plan(), "no servers."),
+        (world(wanted()).plan(), "1 to start."),
+        (world(wanted()).settle().plan(), "1 in sync."),
+        (world(wanted()).settle().want().plan(), "1 unclaimed."),
+        (world(wanted()).settle().want().plan(prune=True), "1 to remove."),
+    ],
+)
+def test_summaries(plan: Plan, text: str) -> None:
+    """Counts in words; the next command only where one was named and something is to do."""
+    assert summary_line(plan) == text
+    assert summary_line(plan, "vmreconcile apply").endswith("apply") == bool(plan.pending)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "(none)"),
+        (True, "true"),
+        (4096, "4096"),
+        (0.9, "0.9"),
+        ("a b", "a b"),
+        ("ü漢", "ü漢"),
+        ({"b": 1, "a": [None]}, '{"a": [null], "b": 1}'),
+        ("a\nb\x1b[31m", "a\\nb\\x1b[31m"),
+        ("x" * 80, "x" * 59 + "…"),
+    ],
+)
+def test_values_are_short_and_on_one_line(value: object, text: str) -> None:
+    """As JSON, but for text."""
+    assert value_text(value) == text  # type: ignore[arg-type]  # JSON values
+    assert field_line(Field(path="p", before=value, after=None)) == f"p  {text} → (none)"  # type: ignore[arg-type]
+
+
+def test_a_status_is_a_table(busy: World) -> None:
+    """Columns under their heads; what is not known is empty."""
+    lines = status_text(busy.observe(), busy.plan(), PLAIN).splitlines()
+    assert lines[0].split() == ["SERVER", "PHASE", "ADDRESS", "PID", "GPU", "UP", "VLLM", "RUNTIME", "DRIFT"]
+    rows = {line.split()[0]: line for line in lines[1:7]}
+    assert rows["llama@gpu1"].split()[1:] == ["ready", "127.0.0.1:8001", "1000", "2s", "0.32.0", "systemd"]
+    assert rows["qwen@gpu1"].endswith("args.max_model_len")
+    assert rows["qwen@gpu2"].split() == ["qwen@gpu2", "absent", "absent"]
+    assert rows["qwen@gpu9"].split() == ["qwen@gpu9", "unknown"]
+    assert any(line.startswith("stranger on gpu1: pid 1004, alice: ") for line in lines)
+    assert lines[-1] == "unreachable: gpu9: connection refused (10.0.0.9:22)"
+
+
+def test_an_outcome_tells_what_went_wrong() -> None:
+    """The failed with evidence and way out, then the counts; what went well is not told again."""
+    there = world(wanted("a@h1", port=8001), wanted("b@h1", port=8002))
+    there.hosts["h1"].kernel.behaviours["a"] = Behaviour(exit_code=1, log=("Segmentation fault",))
+    lines = outcome_text(apply(there), PLAIN).splitlines()
+    assert lines[0].startswith("a@h1: ")
+    assert lines[1] == "  evidence  Segmentation fault"
+    assert lines[2].startswith("  mend      ")
+    assert lines[3:] == ["changed: 1, ok: 0, failed: 1, unreachable: 0"]
+    assert outcome_text(Outcome(), PLAIN) == "changed: 0, ok: 0, failed: 0, unreachable: 0"
+
+
+def test_diagnostics_have_place_why_and_remedy() -> None:
+    """Sorted by place; warnings say that they are."""
+    later = Diagnostic(place=Place(file="b.yaml", line=2, column=3), code="x", summary="wrong", why="because")
+    sooner = Diagnostic(
+        place=Place(file="a.yaml"),
+        code="y",
+        summary="odd",
+        remedy="do",
+        suggestion="this",
+        severity=Severity.WARNING,
+    )
+    assert diagnostics_text([later, sooner], PLAIN) == (
+        "a.yaml: warning: odd\n  mend  do\n  did you mean  this?\nb.yaml:2:3: wrong\n  why  because"
+    )
+    assert counts_text((later, sooner, sooner)) == "1 error, 2 warnings"
+    assert counts_text((later, later)) == "2 errors"
+    assert counts_text((sooner,)) == "1 warning"
+
+
+@given(text=st.text())
+def test_printable_text_drives_no_terminal(text: str) -> None:
+    """Control characters are shown; what is printable stays as it is."""
+    shown = printable(text)
+    assert shown.isprintable()
+    assert text != shown or text.isprintable()
+    shown.encode()
+
+
+def test_colours_only_where_they_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a pipe, not with --no-color, not with NO_COLOR, not on a dumb terminal."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert style_for(Terminal(), no_color=False).color
+    assert not style_for(io.StringIO(), no_color=False).color
+    assert not style_for(Terminal(), no_color=True).color
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not style_for(Terminal(), no_color=False).color
+    monkeypatch.setenv("NO_COLOR", "")
+    assert style_for(Terminal(), no_color=False).color
+    monkeypatch.setenv("TERM", "dumb")
+    assert not style_for(Terminal(), no_color=False).color
