@@ -6,7 +6,9 @@ process, file or port. tests/contract/test_fake_host.py asks the real agent the 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from vmreconcile.model.launch import MARKER
 from vmreconcile.model.secret import HIDDEN, Secret
 
 Json = dict[str, Any]
+ONE_AT_A_TIME = threading.Lock()
 REPORTED = ("VMRECONCILE_", "VLLM_", "HF_", "CUDA_")
 
 
@@ -40,9 +43,11 @@ class Lifeline:
             raise ControllerDied
 
     def spend(self) -> None:
-        """One step was carried out."""
-        if self.steps is not None:
-            self.steps -= 1
+        """One step more is carried out; raise where it is dead before that."""
+        with ONE_AT_A_TIME:
+            self.check()
+            if self.steps is not None:
+                self.steps -= 1
 
 
 class FakeHost:
@@ -336,7 +341,7 @@ class FakeHost:
             if request["root"] != ([root.pid, root.start_ticks] if root else None):
                 raise Refusal("moved", f"{request['slug']} was planned for another process")
         for index, step in enumerate(request["steps"]):
-            self.lifeline.check()
+            self.lifeline.spend()
             try:
                 if step["step"] in self.failing:
                     raise self.failing[step["step"]]
@@ -344,7 +349,6 @@ class FakeHost:
             except Refusal as refusal:
                 raise AgentError(refusal.kind, str(refusal), path=refusal.path, index=index) from refusal
             self.done.append(step)
-            self.lifeline.spend()
             changed = changed or one
             progress({"index": index, "changed": one, "seconds": 0.0})
         return {"changed": changed}
@@ -457,7 +461,8 @@ class FakeHost:
         unit = self.systemd.unit(root.unit)
         self.systemd.ended(unit, root, 137)
         restarts = unit.restarts
-        self.systemd.start(unit)
+        with contextlib.suppress(Refusal):
+            self.systemd.start(unit)
         unit.restarts = restarts
 
     def reboot(self) -> None:

@@ -168,10 +168,11 @@ def test_a_controller_killed_after_any_step_is_no_obstacle(journey: Journey) -> 
     before = whole.steps_done
     apply(whole, prune=True)
     for steps in range(whole.steps_done - before):
-        there = journey.start().live(steps)
-        foreign = strangers(there)
+        there = journey.start()
+        foreign, plan = strangers(there), there.plan(prune=True)
+        there.live(steps)
         with pytest.raises(ControllerDied):
-            apply(there, prune=True)
+            apply(there, plan)
         apply(there.live(None), prune=True)
         converged(there, there.plan(prune=True))
         assert strangers(there) == foreign
