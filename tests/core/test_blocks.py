@@ -180,6 +180,17 @@ def test_systemd_that_is_asked_for_and_missing_blocks(version: int | None, note:
     assert only(world(wanted(), systemd=version).plan()).action is Action.START
 
 
+def test_what_systemd_cannot_hold_blocks() -> None:
+    """A noncharacter would make systemd refuse the unit, and then show none at all; a plain process takes it."""
+    server = wanted(args={"served_model_name": ["a\ufdd0"]})
+    change = blocked(world(server))
+    assert (change.reason, change.note) == (
+        Reason.NO_RUNTIME,
+        "runtime systemd: an argument holds U+FDD0, which is no character",
+    )
+    assert only(world(replace(server, runtime="process")).plan()).action is Action.START
+
+
 def test_stops_and_removals_are_never_blocked() -> None:
     """What goes away needs neither a port nor an executable."""
     there = world(wanted()).settle()

@@ -27,7 +27,7 @@ HOSTS = ("h1", "h2")
 SECRET = "sentinel-word-of-an-api-key"  # made up
 OTHER_TOKEN = TOKEN[::-1].replace("_fh", "") + "hf_rotated"
 
-texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
+texts = st.text(st.characters(exclude_categories=("Cs", "Cn"), exclude_characters="\0"), max_size=12)
 POOL = tuple((name, value) for name in NAMES for value in samples(CATALOGUE.arguments[name]))
 arguments: st.SearchStrategy[dict[str, JsonValue]] = st.lists(
     st.sampled_from(POOL), unique_by=lambda pair: pair[0], max_size=3

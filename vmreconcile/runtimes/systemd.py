@@ -33,6 +33,9 @@ STOP_TIMEOUT_S = 60
 LONGEST_LINE = 1 << 20
 """Bytes of a line in a unit (LONG_LINE_MAX)."""
 
+WIDEST = 7
+"""Bytes that one letter takes at most, quotes and blank around a word of one letter included."""
+
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 UNSAFE_PATH = re.compile(r"[\x00-\x1f\x7f\"'\\]")
 NONCHARACTER = re.compile(
@@ -59,17 +62,15 @@ class SystemdRuntime:
 
     def refusal(self, launch: Launch) -> str:
         """What systemd would read wrongly or not at all (systemd 252: src/basic/utf8.c, string-util.c, fileio.h)."""
-        path, *words = launch.argv
+        path = launch.argv[0]
         if UNSAFE_PATH.search(path):
             return f"no quotes, backslashes or control characters in the path of a program: {path!r}"
         for folder in (launch.env_path, launch.cwd, launch.log_path):
             if CONTROL.search(folder):
                 return f"no control characters in a path: {folder!r}"
-        values = [(f"the variable {name}", value) for name, value in launch.entries if isinstance(value, str)]
-        for where, text in [("a path", path + launch.cwd), *(("an argument", word) for word in words), *values]:
-            if found := NONCHARACTER.search(text):
-                return f"{where} holds U+{ord(found[0]):04X}, which is no character"
-        if len(command_line(launch.argv).encode()) >= LONGEST_LINE:
+        if problem := _noncharacter(launch):
+            return problem
+        if WIDEST * sum(map(len, launch.argv)) > LONGEST_LINE < len(command_line(launch.argv).encode()):
             return "the command line is longer than a line of a unit may be (1 MiB)"
         return ""
 
@@ -150,6 +151,15 @@ class SystemdRuntime:
             Systemctl(verb="daemon-reload", scope=host.systemd.scope),
             RemoveServer(slug=server.slug),
         )
+
+
+def _noncharacter(launch: Launch) -> str:
+    """Where a launch holds what systemd takes for broken text."""
+    variables = [(f"the variable {name}", value) for name, value in launch.entries if isinstance(value, str)]
+    for where, text in [("an argument", "".join(launch.argv)), ("a path", launch.cwd), *variables]:
+        if found := NONCHARACTER.search(text):
+            return f"{where} holds U+{ord(found[0]):04X}, which is no character"
+    return ""
 
 
 def unit_text(launch: Launch) -> str:
