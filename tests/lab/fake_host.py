@@ -13,18 +13,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.lab.fake_kernel import FakeProcess, Kernel, Refusal, model_of, port_of
+from tests.lab.fake_kernel import FakeProcess, Kernel, Refusal, model_of
 from tests.lab.fake_systemd import FakeSystemd
+from tests.lab.fake_view import observation
 from vmreconcile.agent import envfile
-from vmreconcile.core.fingerprints import fingerprint, shown
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.model.launch import MARKER
-from vmreconcile.model.secret import HIDDEN, Secret
+from vmreconcile.model.secret import Secret
 
 Json = dict[str, Any]
 ONE_AT_A_TIME = threading.Lock()
-REPORTED = ("VMRECONCILE_", "VLLM_", "HF_", "CUDA_")
 
 
 class ControllerDied(Exception):  # noqa: N818 - what happened to the controller
@@ -119,7 +118,7 @@ class FakeHost:
     def _answer(self, request: Json, progress: Callable[[Json], None]) -> Json:
         match request["do"]:
             case "observe":
-                return {"observation": self.observe(request)}
+                return {"observation": observation(self, request)}
             case "steps":
                 return self.steps(request, progress)
             case "gate":
@@ -132,40 +131,7 @@ class FakeHost:
                 return {}
         raise Refusal("bad-request", f"no request is called {request['do']!r}")
 
-    # observe
-
-    def observe(self, request: Json) -> Json:
-        """Everything there is to see."""
-        salt, only = request["salt"], request["servers"]
-        slugs = [slug for slug in self.slugs() if only is None or slug in only]
-        roots = {process.pid: slug for slug in self.slugs() if (process := self.root(slug))}
-        return {
-            "format": 1,
-            "host": {
-                "hostname": self.hostname,
-                "boot_id": self.kernel.boot_id,
-                "now": self.kernel.now,
-                "uid": self.kernel.uid,
-                "user": self.user,
-                "home": self.home,
-                "python": "3.11.2",
-                "agent": "",
-            },
-            "folders": {
-                "config": self.config,
-                "state": self.state,
-                "writable": not self.folder_problem,
-                "problem": self.folder_problem,
-            },
-            "systemd": self._systemd(),
-            "servers": [self._server(slug, salt) for slug in slugs],
-            "strangers": [self._stranger(each) for each in self.strangers()],
-            "orphans": [],
-            "ports": [self._port(port, roots) for port in sorted(request["ports"]) if self.kernel.listener(port)],
-            "vllm": [self._installed(asked) for asked in sorted(request["executables"])],
-            "gpus": {"problem": "no NVIDIA driver", "driver": None, "cuda": None, "devices": []},
-        }
-
+    # Whose is what
     def slugs(self) -> list[str]:
         """Every server of which there is a trace."""
         found = {name.removeprefix("vmreconcile-").removesuffix(".service") for name in self.systemd.names()}
@@ -214,108 +180,6 @@ class FakeHost:
         except ValueError:
             return None
         return found if isinstance(found, dict) else None
-
-    def _systemd(self) -> Json:
-        problem = None if self.systemd.version else "systemd does not run this host"
-        scope = "system" if self.kernel.uid == 0 else "user"
-        return {"version": self.systemd.version, "scope": scope, "lingering": self.lingering, "problem": problem}
-
-    def _server(self, slug: str, salt: str) -> Json:
-        record, root, unit = self.record(slug), self.root(slug), self._unit(slug)
-        runtime = (record or {}).get("runtime") or ("systemd" if unit else "process" if record else None)
-        file = self.kernel.files.get(f"{self.config}/env/{slug}.env")
-        return {
-            "slug": slug,
-            "record": record,
-            "runtime": runtime,
-            "process": self._process(slug, root, salt) if root else None,
-            "orphans": [_worker(each) for each in self.orphans(slug)],
-            "unit": unit,
-            "env_file": self._env_file(slug, salt) if file else None,
-            "endpoint": self._endpoint(root) if root else None,
-            "log": {"kind": "journal" if runtime == "systemd" else "file", "path": f"{self.state}/log/{slug}.log"},
-        }
-
-    def _process(self, slug: str, root: FakeProcess, salt: str) -> Json:
-        file = self.kernel.files.get(f"{self.config}/env/{slug}.env")
-        names = set(envfile.parse(file.content)) if file else set()
-        names |= set((self.record(slug) or {}).get("env_names", []))
-        env = {key: value for key, value in root.env.items() if key in names or key.startswith(REPORTED)}
-        return {
-            "pid": root.pid,
-            "start_ticks": root.start_ticks,
-            "started_at": root.started_at,
-            "argv": list(root.argv),
-            "cwd": self.state,
-            "uid": self.kernel.uid,
-            "ports": [root.port] if root.port and self.kernel.health(root) is not None else [],
-            "rss_bytes": 0,
-            "env": _described(env, salt),
-            "children": [_worker(each) for each in self.kernel.workers(root)],
-        }
-
-    def _unit(self, slug: str) -> Json | None:
-        name = f"vmreconcile-{slug}.service"
-        if self.systemd.version is None or name not in self.systemd.names():
-            return None
-        unit, text = self.systemd.unit(name), self.systemd.text(name)
-        return {
-            "name": name,
-            "path": f"{self.systemd.folder}/{name}",
-            "load": "loaded" if unit.loaded is not None else "not-found",
-            "active": unit.active,
-            "sub": unit.sub,
-            "result": unit.result,
-            "enabled": "enabled" if unit.enabled else "disabled",
-            "restarts": unit.restarts,
-            "main_pid": unit.main_pid,
-            "exit_code": unit.exit_code,
-            "text": text,
-            "drop_ins": [],
-            "needs_reload": unit.loaded != text,
-        }
-
-    def _env_file(self, slug: str, salt: str) -> Json:
-        path = f"{self.config}/env/{slug}.env"
-        file = self.kernel.files[path]
-        problem = f"{path}: mode {file.mode:04o}, others than its owner may use it" if file.mode & 0o077 else None
-        env = _described(envfile.parse(file.content), salt)
-        return {
-            "path": path, "mode": file.mode, "uid": file.uid, "mtime": file.mtime, "problem": problem, "env": env,
-        }  # fmt: skip
-
-    def _endpoint(self, root: FakeProcess) -> Json:
-        health = self.kernel.health(root)
-        port = port_of(root.argv)
-        silent = {"address": "127.0.0.1", "port": port, "health": None, "problem": f"not listening on port {port}"}
-        if health is None:
-            return {**silent, "version": None, "models": [], "metrics": {}}
-        model = model_of(root.argv)
-        models = [{"id": model, "root": model, "max_model_len": 8192}]
-        return {**silent, "health": health, "problem": None, "version": root.version, "models": models, "metrics": {}}
-
-    def _stranger(self, process: FakeProcess) -> Json:
-        return {
-            "pid": process.pid,
-            "start_ticks": process.start_ticks,
-            "user": process.user,
-            "port": process.port,
-            "what": " ".join(process.argv),
-            "why": "no marker of ours",
-            "gpu_memory_bytes": None,
-        }
-
-    def _port(self, port: int, roots: Mapping[int, str]) -> Json:
-        holder = self.kernel.listener(port)
-        assert holder is not None
-        what = " ".join(holder.argv)
-        return {"port": port, "pid": holder.pid, "user": holder.user, "what": what, "slug": roots.get(holder.pid)}
-
-    def _installed(self, asked: str) -> Json:
-        if asked not in self.kernel.installed:
-            return {"asked": asked, "path": None, "version": None, "problem": "no such file"}
-        path, version = self.kernel.installed[asked]
-        return {"asked": asked, "path": path, "version": version, "problem": None}
 
     # gate
 
@@ -477,23 +341,6 @@ class FakeHost:
         process = self.kernel.add(("/home/alice/venv/bin/python", "/home/alice/venv/bin/vllm", "serve", "/models/m"))
         process.port, process.user, process.version = port, user, "0.32.0"
         return process
-
-
-def _worker(process: FakeProcess) -> Json:
-    return {
-        "pid": process.pid,
-        "start_ticks": process.start_ticks,
-        "title": process.title,
-        "gpu_memory_bytes": None,
-    }
-
-
-def _described(env: Mapping[str, str], salt: str) -> Json:
-    out: Json = {}
-    for name, value in sorted(env.items()):
-        seen = shown(name, value)
-        out[name] = {"fingerprint": fingerprint(salt, name, value), "value": None if seen == HIDDEN else seen}
-    return out
 
 
 def _revealed(value: object) -> str:

@@ -1,0 +1,178 @@
+"""The observation of a host in memory, in the form of docs/wire.md. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tests.lab.fake_kernel import FakeProcess, model_of, port_of
+from vmreconcile.agent import envfile
+from vmreconcile.core.fingerprints import fingerprint, shown
+from vmreconcile.model.secret import HIDDEN
+
+if TYPE_CHECKING:
+    from tests.lab.fake_host import FakeHost
+
+Json = dict[str, Any]
+REPORTED = ("VMRECONCILE_", "VLLM_", "HF_", "CUDA_")
+
+
+def observation(host: FakeHost, request: Json) -> Json:
+    """Everything there is to see."""
+    salt, only = request["salt"], request["servers"]
+    slugs = [slug for slug in host.slugs() if only is None or slug in only]
+    roots = {process.pid: slug for slug in host.slugs() if (process := host.root(slug))}
+    return {
+        "format": 1,
+        "host": {
+            "hostname": host.hostname,
+            "boot_id": host.kernel.boot_id,
+            "now": host.kernel.now,
+            "uid": host.kernel.uid,
+            "user": host.user,
+            "home": host.home,
+            "python": "3.11.2",
+            "agent": "",
+        },
+        "folders": {
+            "config": host.config,
+            "state": host.state,
+            "writable": not host.folder_problem,
+            "problem": host.folder_problem,
+        },
+        "systemd": _systemd(host),
+        "servers": [_server(host, slug, salt) for slug in slugs],
+        "strangers": [_stranger(host, each) for each in host.strangers()],
+        "orphans": [],
+        "ports": [_port(host, port, roots) for port in sorted(request["ports"]) if host.kernel.listener(port)],
+        "vllm": [_installed(host, asked) for asked in sorted(request["executables"])],
+        "gpus": {"problem": "no NVIDIA driver", "driver": None, "cuda": None, "devices": []},
+    }
+
+
+def _systemd(host: FakeHost) -> Json:
+    problem = None if host.systemd.version else "systemd does not run this host"
+    scope = "system" if host.kernel.uid == 0 else "user"
+    return {"version": host.systemd.version, "scope": scope, "lingering": host.lingering, "problem": problem}
+
+
+def _server(host: FakeHost, slug: str, salt: str) -> Json:
+    record, root, unit = host.record(slug), host.root(slug), _unit(host, slug)
+    runtime = (record or {}).get("runtime") or ("systemd" if unit else "process" if record else None)
+    file = host.kernel.files.get(f"{host.config}/env/{slug}.env")
+    return {
+        "slug": slug,
+        "record": record,
+        "runtime": runtime,
+        "process": _process(host, slug, root, salt) if root else None,
+        "orphans": [_worker(each) for each in host.orphans(slug)],
+        "unit": unit,
+        "env_file": _env_file(host, slug, salt) if file else None,
+        "endpoint": _endpoint(host, root) if root else None,
+        "log": {"kind": "journal" if runtime == "systemd" else "file", "path": f"{host.state}/log/{slug}.log"},
+    }
+
+
+def _process(host: FakeHost, slug: str, root: FakeProcess, salt: str) -> Json:
+    file = host.kernel.files.get(f"{host.config}/env/{slug}.env")
+    names = set(envfile.parse(file.content)) if file else set()
+    names |= set((host.record(slug) or {}).get("env_names", []))
+    env = {key: value for key, value in root.env.items() if key in names or key.startswith(REPORTED)}
+    return {
+        "pid": root.pid,
+        "start_ticks": root.start_ticks,
+        "started_at": root.started_at,
+        "argv": list(root.argv),
+        "cwd": host.state,
+        "uid": host.kernel.uid,
+        "ports": [root.port] if root.port and host.kernel.health(root) is not None else [],
+        "rss_bytes": 0,
+        "env": _described(env, salt),
+        "children": [_worker(each) for each in host.kernel.workers(root)],
+    }
+
+
+def _unit(host: FakeHost, slug: str) -> Json | None:
+    name = f"vmreconcile-{slug}.service"
+    if host.systemd.version is None or name not in host.systemd.names():
+        return None
+    unit, text = host.systemd.unit(name), host.systemd.text(name)
+    return {
+        "name": name,
+        "path": f"{host.systemd.folder}/{name}",
+        "load": "loaded" if unit.loaded is not None else "not-found",
+        "active": unit.active,
+        "sub": unit.sub,
+        "result": unit.result,
+        "enabled": "enabled" if unit.enabled else "disabled",
+        "restarts": unit.restarts,
+        "main_pid": unit.main_pid,
+        "exit_code": unit.exit_code,
+        "text": text,
+        "drop_ins": [],
+        "needs_reload": unit.loaded != text,
+    }
+
+
+def _env_file(host: FakeHost, slug: str, salt: str) -> Json:
+    path = f"{host.config}/env/{slug}.env"
+    file = host.kernel.files[path]
+    problem = f"{path}: mode {file.mode:04o}, others than its owner may use it" if file.mode & 0o077 else None
+    env = _described(envfile.parse(file.content), salt)
+    return {
+        "path": path, "mode": file.mode, "uid": file.uid, "mtime": file.mtime, "problem": problem, "env": env,
+    }  # fmt: skip
+
+
+def _endpoint(host: FakeHost, root: FakeProcess) -> Json:
+    health = host.kernel.health(root)
+    port = port_of(root.argv)
+    silent = {"address": "127.0.0.1", "port": port, "health": None, "problem": f"not listening on port {port}"}
+    if health is None:
+        return {**silent, "version": None, "models": [], "metrics": {}}
+    model = model_of(root.argv)
+    models = [{"id": model, "root": model, "max_model_len": 8192}]
+    return {**silent, "health": health, "problem": None, "version": root.version, "models": models, "metrics": {}}
+
+
+def _stranger(host: FakeHost, process: FakeProcess) -> Json:
+    return {
+        "pid": process.pid,
+        "start_ticks": process.start_ticks,
+        "user": process.user,
+        "port": process.port,
+        "what": " ".join(process.argv),
+        "why": "no marker of ours",
+        "gpu_memory_bytes": None,
+    }
+
+
+def _port(host: FakeHost, port: int, roots: Mapping[int, str]) -> Json:
+    holder = host.kernel.listener(port)
+    assert holder is not None
+    what = " ".join(holder.argv)
+    return {"port": port, "pid": holder.pid, "user": holder.user, "what": what, "slug": roots.get(holder.pid)}
+
+
+def _installed(host: FakeHost, asked: str) -> Json:
+    if asked not in host.kernel.installed:
+        return {"asked": asked, "path": None, "version": None, "problem": "no such file"}
+    path, version = host.kernel.installed[asked]
+    return {"asked": asked, "path": path, "version": version, "problem": None}
+
+
+def _worker(process: FakeProcess) -> Json:
+    return {
+        "pid": process.pid,
+        "start_ticks": process.start_ticks,
+        "title": process.title,
+        "gpu_memory_bytes": None,
+    }
+
+
+def _described(env: Mapping[str, str], salt: str) -> Json:
+    out: Json = {}
+    for name, value in sorted(env.items()):
+        seen = shown(name, value)
+        out[name] = {"fingerprint": fingerprint(salt, name, value), "value": None if seen == HIDDEN else seen}
+    return out
