@@ -23,6 +23,11 @@ class Row:
         """Median wall time a host, in seconds."""
         return median(self.samples).wall / self.hosts
 
+    @property
+    def total_per_host(self) -> float:
+        """Median processor time of everything a host, in seconds."""
+        return median(self.samples).total / self.hosts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
