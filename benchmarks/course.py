@@ -14,7 +14,7 @@ from pathlib import Path
 
 import scale
 from contestants import SMOKE, Size, contestants
-from measuring import Program, Sample, load, measure, measure_all, median
+from measuring import Program, Sample, load_seen, measure, measure_all, median
 from report import Goal, Row, goals_table, race_table, scale_table
 from world import ROOT, World
 
@@ -23,11 +23,10 @@ Part = tuple[str, list[Goal]]
 
 def measured(parts: tuple[str, ...], *, quick: bool) -> str:
     """Hold the parts that were asked for; the whole section as Markdown."""
-    before = load()
-    with tempfile.TemporaryDirectory(prefix="vmr-bench-") as folder:
+    with load_seen() as loads, tempfile.TemporaryDirectory(prefix="vmr-bench-") as folder:
         held = [COURSES[part](Path(folder) / part, quick=quick) for part in parts]
     goals = [goal for _, found in held for goal in found]
-    about = about_machine(f"{before:.1f} before, {load():.1f} after")
+    about = about_machine(f"{min(loads):.1f} to {max(loads):.1f}")
     verdict = "**A smoke: these numbers mean nothing.**" if quick else goals_table(goals)
     return "\n\n".join([about, verdict, *(text for text, _ in held)])
 
@@ -48,7 +47,7 @@ def about_machine(loads: str) -> str:
     return (
         f"Measured on {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC; {os.cpu_count()} cores ({processor}), "
         f"Linux {platform.release()}, Python {platform.python_version()}, {ssh}, {versions}. "
-        f"Load average of the machine (one minute): {loads}."
+        f"Load average of the machine meanwhile, its own work included: {loads}."
     )
 
 

@@ -12,6 +12,7 @@ import signal
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -127,6 +128,20 @@ def _titles() -> Iterator[tuple[int, str]]:
                 yield int(entry.name), (entry / "cmdline").read_bytes().decode(errors="replace")
 
 
-def load() -> float:
-    """The machine's load average over the last minute: what else ran beside the measurement shows here."""
-    return os.getloadavg()[0]
+@contextlib.contextmanager
+def load_seen(every: float = 5.0) -> Iterator[list[float]]:
+    """The machine's load averages (one minute) from time to time: what else ran beside the measurement shows here."""
+    seen = [os.getloadavg()[0]]
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every):
+            seen.append(os.getloadavg()[0])
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        watcher.join()
