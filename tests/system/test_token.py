@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.disk import CHECKOUT
 from tests.lab.hosts import PASSWORD
 from tests.lab.served import pids, root, roots
 from tests.lab.wanting import changes, fields, model
@@ -163,6 +164,7 @@ def places_with(host: Host, words: list[str]) -> set[str]:
     journal = host.exec(["journalctl", "--all", "--output=export", "--no-pager"]).stdout
     shown = host.exec(["systemctl", "show", "--all", "vmreconcile-*"]).stdout
     found = {name for name in found if not name.startswith("run/log/journal/")}  # read below, as text
+    found = {name for name in found if not name.startswith(f"{CHECKOUT}/"[1:])}  # a checkout below /tmp is bound there
     found |= {name for name, text in (("journal", journal), ("show", shown)) if any(word in text for word in words)}
     return found
 
