@@ -334,8 +334,11 @@ def test_a_program_that_hangs_is_ended_with_its_children() -> None:
     (problem,) = problems("inv.sh", timeout=0.3)
     assert "0.3 s" in problem.summary
     assert "started" in problem.why
-    assert time.monotonic() - started < 5
-    assert not running(int(Path("child").read_text()))
+    assert time.monotonic() - started < 30
+    child, deadline = int(Path("child").read_text()), time.monotonic() + 10
+    while running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)  # a killed process is gone a moment later
+    assert not running(child)
 
 
 def test_a_program_gets_the_environment_it_is_given() -> None:
