@@ -427,3 +427,12 @@ def test_patterns_are_worked_out_once(tmp_path: Path) -> None:
     assert placement.hosts("gpu") == ("gpu1", "gpu2", "gpu3")
     assert placement.hosts("gpu") is placement.hosts("gpu")
     assert placement.hosts("~(") == placement.hosts(None) == ()
+
+
+def test_a_host_is_named_by_its_name_whatever_is_in_it(tmp_path: Path) -> None:
+    """A blank parts words of a pattern, but not where the whole is a host's name: `stop NAME@HOST` writes it so."""
+    (tmp_path / "inventory.yml").write_text("all: {hosts: {'gpu 1': , gpu: , other: }}\n", encoding="utf-8")
+    placement = Placement(read_inventory([str(tmp_path / "inventory.yml")], environ={}))
+    assert placement.hosts("gpu 1") == ("gpu 1",)
+    assert placement.problems("gpu 1") == ()
+    assert placement.hosts("gpu other") == ("gpu", "other")

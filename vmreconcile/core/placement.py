@@ -63,6 +63,8 @@ class Placement:
         return found
 
     def _select(self, pattern: str) -> tuple[str, ...]:
+        if pattern in self.inventory.hosts:
+            return (pattern,)  # `stop NAME@HOST` writes overrides under a host's name, even one with a blank in it
         if self._plain_group(pattern):
             return self.inventory.hosts_of(pattern)
         try:
