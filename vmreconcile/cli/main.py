@@ -108,5 +108,6 @@ def _bug(error: Exception, arguments: argparse.Namespace) -> int:
 
 def _quiet_stdout() -> None:
     """The reader of our output went away: nothing more can be said to it, at exit neither."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    from vmreconcile.cli.terminal import silence  # noqa: PLC0415 - only when it goes wrong
+
+    silence(sys.stdout)

@@ -6,10 +6,11 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from vmreconcile.cli.terminal import silence
 from vmreconcile.flows.inputs import Inputs, Sources, read_inputs
 from vmreconcile.model.values import JsonValue
 
@@ -33,15 +34,11 @@ def note(text: str) -> None:
 
 @contextmanager
 def lasting(stream: TextIO) -> Iterator[None]:
-    """Write to `stream`; where its reader is gone (a pager, a closed terminal), what is at work goes on in silence.
-
-    From then on the stream leads nowhere, for Python would try again at its exit.
-    """
+    """Write to `stream`; where its reader is gone (a pager, a closed terminal), what is at work goes on in silence."""
     try:
         yield
     except OSError:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        silence(stream)
 
 
 def sources_of(arguments: argparse.Namespace) -> Sources:

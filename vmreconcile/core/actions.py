@@ -25,6 +25,11 @@ class Decision:
     note: str = ""
     remedy: str = ""
 
+    @property
+    def replaces(self) -> bool:
+        """Whether a new process takes the place of the one that runs."""
+        return self.action is Action.RESTART or (self.action is Action.RETUNE and self.disruptive)
+
 
 IN_SYNC = Decision(action=Action.NOOP, reason=Reason.IN_SYNC)
 

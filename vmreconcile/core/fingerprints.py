@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 from collections.abc import Mapping
@@ -25,6 +26,11 @@ class Known:
 def fingerprint(salt: str, name: str, value: str) -> str:
     """First 16 hex digits of HMAC-SHA256 over `NAME=value`; `salt` is hex and new in each run."""
     return hmac.digest(bytes.fromhex(salt), f"{name}={value}".encode(errors="replace"), "sha256").hex()[:16]
+
+
+def digest(text: str) -> str:
+    """First 16 hex digits of SHA-256: enough to see that something moved. Not for secrets, it has no salt."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def shown(name: str, value: str | None) -> str | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
-from vmreconcile.core.fingerprints import shown
+from vmreconcile.core.fingerprints import digest, shown
 from vmreconcile.core.reports import change_json, plan_json
 from vmreconcile.errors import UsageError
 from vmreconcile.model.desired import DesiredFleet, DesiredServer
@@ -66,7 +65,7 @@ def wanted_digest(server: DesiredServer) -> str:
     """
     env = {name: replace(each, value=shown(name, str(each.value))) for name, each in server.env.items()}
     text = json.dumps(asdict(replace(server, env=env)), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(text)
 
 
 def parse(text: str, file: str) -> SavedPlan:
@@ -145,8 +144,8 @@ def confirm(saved: SavedPlan, fresh: Plan, desired: DesiredFleet) -> Plan:
 
 
 def _confirmed(change: Change, now: Change | None, planned: str | None, wanted: str | None) -> Change:
-    digest: Mapping[str, JsonValue] = now.digest if now else {}
-    moved = sorted(name for name in change.digest if digest.get(name) != change.digest[name])
+    seen: Mapping[str, JsonValue] = now.digest if now else {}
+    moved = sorted(name for name in change.digest if seen.get(name) != change.digest[name])
     if planned != wanted:
         moved.append("what the files ask for")
     refused = replace(change, action=Action.BLOCKED, disruptive=False, early=False, stops=(), steps=())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vmreconcile.core.actions import Decision, decide, decide_unclaimed, exists
 from vmreconcile.core.blocks import Block, block_of
 from vmreconcile.core.diff import Drift, Subject, drift_of
-from vmreconcile.core.fingerprints import Known
+from vmreconcile.core.fingerprints import Known, digest
 from vmreconcile.core.launching import launch_settings, make_launch
 from vmreconcile.core.notices import notices, shared_machines
 from vmreconcile.core.phases import phase_of, runtime_of
@@ -211,8 +210,7 @@ def _taking_down(subject: Subject, decision: Decision) -> tuple[Step, ...]:
 def _comes_back(subject: Subject, decision: Decision) -> bool:
     """Whether what runs is replaced under the same runtime."""
     former = runtime_of(subject.observed)
-    again = decision.action is Action.RESTART or (decision.action is Action.RETUNE and decision.disruptive)
-    return again and former is not None and former.name == subject.runtime.name
+    return decision.replaces and former is not None and former.name == subject.runtime.name
 
 
 def _stops(host: HostView, observed: ObservedServer, decision: Decision) -> tuple[Step, ...]:
@@ -220,25 +218,18 @@ def _stops(host: HostView, observed: ObservedServer, decision: Decision) -> tupl
     runtime = runtime_of(observed)
     if runtime is None or not exists(observed):
         return ()
-    match decision.action:
-        case Action.STOP | Action.REMOVE | Action.RESTART:
-            return runtime.stop(host, observed)
-        case Action.RETUNE if decision.disruptive:
-            return runtime.stop(host, observed)
-        case Action.START if decision.reason in {Reason.CRASHED, Reason.ROOT_DIED}:
-            return runtime.stop(host, observed)
-        case _:
-            return ()
+    left_over = decision.action is Action.START and decision.reason in {Reason.CRASHED, Reason.ROOT_DIED}
+    if decision.replaces or left_over or decision.action in {Action.STOP, Action.REMOVE}:
+        return runtime.stop(host, observed)
+    return ()
 
 
 def _steps(subject: Subject, decision: Decision) -> tuple[Step, ...]:
+    if _comes_back(subject, decision):
+        return subject.runtime.begin(subject.launch)
+    if decision.replaces or decision.action is Action.START:
+        return (*_moved_runtime(subject), *subject.runtime.start(subject.launch))
     match decision.action:
-        case Action.RESTART | Action.RETUNE if _comes_back(subject, decision):
-            return subject.runtime.begin(subject.launch)
-        case Action.START | Action.RESTART:
-            return (*_moved_runtime(subject), *subject.runtime.start(subject.launch))
-        case Action.RETUNE if decision.disruptive:
-            return (*_moved_runtime(subject), *subject.runtime.start(subject.launch))
         case Action.RETUNE:
             return subject.runtime.refresh(subject.launch)
         case Action.REMOVE:
@@ -283,15 +274,11 @@ def digest_of(host: HostView, observed: ObservedServer) -> dict[str, JsonValue]:
         "boot_id": host.boot_id,
         "process.pid": process.pid if process else None,
         "process.start_ticks": process.start_ticks if process else None,
-        "process.argv": _sha("\0".join(process.argv)) if process else None,
+        "process.argv": digest("\0".join(process.argv)) if process else None,
         "orphans": [worker.pid for worker in observed.orphans],
         "unit.active": unit.active if unit else None,
         "unit.enabled": unit.enabled if unit else None,
-        "unit.text": _sha(unit.text or "") if unit else None,
+        "unit.text": digest(unit.text or "") if unit else None,
         "env_file.names": [*sorted(env_file.env)] if env_file else None,
         "env_file.mtime": env_file.mtime if env_file else None,
     }
-
-
-def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]

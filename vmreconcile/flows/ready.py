@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import assert_never
 
-from vmreconcile.core.actions import exists
-from vmreconcile.core.diff import Subject, drift_of
+from vmreconcile.core.actions import Decision, exists
+from vmreconcile.core.diff import drift_of
 from vmreconcile.core.phases import runtime_of
 from vmreconcile.core.planning import decision_of, subject_of
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
+from vmreconcile.flows.logs import Part, read_log
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
@@ -81,8 +83,8 @@ def accept_moved(change: Change, run: Run, told: str) -> None:
     wanted = run.desired.get(change.server)
     if wanted is None or change.gate is None:
         return  # a stop or a removal, whose end is seen by itself
-    subject = subject_of(wanted, run.fleet.observe_host(wanted.id.host, wanted.id.slug), run.known)
-    if decision_of(subject, drift_of(subject)).action is not Action.NOOP:
+    _, decision = _judged_now(wanted, run)
+    if decision.action is not Action.NOOP:
         raise NotReady(
             Failure(
                 kind="moved",
@@ -119,7 +121,7 @@ def wait_ready(change: Change, wanted: DesiredServer, gate: Gate, run: Run) -> N
         if run.stopping.wait(pause):
             raise Interrupted("interrupted")
         pause = min(pause * 1.5, LONGEST_PAUSE_S)
-    _in_sync(subject_of(wanted, run.fleet.observe_host(wanted.id.host, wanted.id.slug), run.known))
+    _in_sync(wanted, run)
 
 
 def _died(observed: ObservedServer, restarts: int) -> str:
@@ -166,17 +168,23 @@ def _gate_problem(observed: ObservedServer, gate: Gate, run: Run, server: Server
             return "no completion"
 
 
-def _in_sync(subject: Subject) -> None:
-    decision = decision_of(subject, drift_of(subject))
+def _judged_now(wanted: DesiredServer, run: Run) -> tuple[ObservedServer, Decision]:
+    """Read the host again: what is there of a server, and what would still have to be done."""
+    subject = subject_of(wanted, run.fleet.observe_host(wanted.id.host, wanted.id.slug), run.known)
+    return subject.observed, decision_of(subject, drift_of(subject))
+
+
+def _in_sync(wanted: DesiredServer, run: Run) -> None:
+    observed, decision = _judged_now(wanted, run)
     if decision.action is Action.NOOP:
         return
     differing = ", ".join(f"{field.path} ({field.before} instead of {field.after})" for field in decision.fields)
-    drop_ins = subject.observed.unit.drop_ins if subject.observed.unit else ()
-    remedy = f"see the drop-in {drop_ins[0]}" if drop_ins else f"vmreconcile show {subject.wanted.id} compares both"
+    drop_ins = observed.unit.drop_ins if observed.unit else ()
+    remedy = f"see the drop-in {drop_ins[0]}" if drop_ins else f"vmreconcile show {wanted.id} compares both"
     raise NotReady(
         Failure(
             kind="still_differs",
-            summary=f"{subject.wanted.id} runs, but still differs: {differing or decision.reason}",
+            summary=f"{wanted.id} runs, but still differs: {differing or decision.reason}",
             remedy=remedy,
         )
     )
@@ -229,20 +237,6 @@ def _too_late(change: Change, gate: Gate, problem: str, run: Run) -> Failure:
 def log_lines(server: ServerId, run: Run) -> list[str]:
     """The server's log since its latest start, oldest first; empty where it cannot be read."""
     lines: list[str] = []
-
-    def collect(answer: dict[str, JsonValue]) -> None:
-        got = answer.get("lines")
-        lines.extend(str(line) for line in got if isinstance(line, str)) if isinstance(got, list) else None
-
-    payload: dict[str, JsonValue] = {
-        "do": "log",
-        "slug": server.slug,
-        "lines": LOG_LINES,
-        "follow": False,
-        "latest": True,
-    }
-    try:
-        run.fleet.request(server.host, payload, timeout=LOG_TIMEOUT_S, on_progress=collect)
-    except AgentError:
-        return lines
+    with suppress(AgentError):
+        read_log(server, Part(lines=LOG_LINES, latest=True), run.fleet, lines.append, timeout=LOG_TIMEOUT_S)
     return lines

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from vmreconcile.core.fingerprints import digest
 from vmreconcile.core.planning import Options, make_plan
 from vmreconcile.flows.execute import execute
 from vmreconcile.flows.prepare import Prepared
@@ -80,4 +80,4 @@ def inventory_digest(prepared: Prepared) -> str:
         variables = prepared.inputs.inventory.hosts[host].variables
         reached = [f"{name}={variables[name].value}" for name in REACHED_BY if name in variables]
         lines.append(" ".join([host, *reached]))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return digest("\n".join(lines))
