@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmreconcile.agent import steps, units
+from vmreconcile.agent import removal, steps, units
 from vmreconcile.agent.folders import Folders
 from vmreconcile.agent.logs import LINE_LIMIT, Lines
 from vmreconcile.agent.problems import Problem
@@ -81,13 +81,13 @@ def test_a_linked_cache_is_not_emptied(folders: Folders, tmp_path: Path) -> None
     (elsewhere / "precious.pyz").write_text("x")
     cache = tmp_path / "state/agent"
     cache.symlink_to(elsewhere)
-    steps._remove_rest(folders)
+    removal._remove_rest(folders)
     assert (elsewhere / "precious.pyz").exists()
     cache.unlink()
     cache.mkdir(mode=0o700)
     (cache / "a.pyz").write_text("x")
     (cache / "notes.txt").write_text("x")
-    steps._remove_rest(folders)
+    removal._remove_rest(folders)
     assert [path.name for path in cache.iterdir()] == ["notes.txt"]
 
 

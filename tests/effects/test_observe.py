@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.lab.worlds import known, wanted, world
 from vmreconcile.core.planning import Options, make_plan
-from vmreconcile.effects.observe import FORMAT, Facts, host_view
+from vmreconcile.effects.facts import Facts
+from vmreconcile.effects.observe import FORMAT, host_view
 from vmreconcile.errors import UnreachableError
 from vmreconcile.model.desired import DesiredFleet
 from vmreconcile.model.observed import (

@@ -22,6 +22,11 @@ def root(host: Host) -> Process:
     return found[0]
 
 
+def root_pids(hosts: Iterable[Host]) -> dict[str, int]:
+    """The pid of the one `vllm serve` of each host."""
+    return {host.name: root(host).pid for host in hosts}
+
+
 def pids(hosts: Iterable[Host]) -> dict[str, list[tuple[int, int]]]:
     """Pid and start of every root, by host: equal as long as no server was touched."""
     return {host.name: [(one.pid, one.start) for one in roots(host)] for host in hosts}

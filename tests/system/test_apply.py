@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.served import root_pids
+from tests.lab.wanting import model
+
 if TYPE_CHECKING:
     from tests.lab.command import Cli
     from tests.lab.hosts import Host
 
 pytestmark = pytest.mark.system
 
-MODEL = """model: Qwen/Qwen2.5-0.5B-Instruct
-hosts: all
-port: 8001
-hf_token: null
-args: {max_model_len: 512}
-health: {startup_timeout: 30s}
-"""
+MODEL = model(health={"startup_timeout": "30s"})
 
 
 @pytest.fixture
@@ -29,23 +26,16 @@ def fleet(cli: Cli, simulated_vllm: str) -> Cli:
     return cli
 
 
-def roots(hosts: list[Host]) -> dict[str, int]:
-    """The pid of each host's only vLLM root."""
-    found = {host.name: [each.pid for each in host.processes() if "serve" in each.argv] for host in hosts}
-    assert all(len(pids) == 1 for pids in found.values()), found
-    return {name: pids[0] for name, pids in found.items()}
-
-
 def test_apply_starts_retunes_and_then_has_nothing_to_do(fleet: Cli, hosts: list[Host]) -> None:
     """Three servers come up; a second apply changes nothing; one host's new value retunes that host's server alone."""
     first = fleet("apply", "--json")
     assert first.returncode == 0, first
     assert (first.json["changed"], first.json["failed"]) == (3, 0), first
-    before = roots(hosts)
+    before = root_pids(hosts)
 
     second = fleet("apply", "--json")
     assert (second.returncode, second.json["changed"]) == (0, 0), second
-    assert roots(hosts) == before
+    assert root_pids(hosts) == before
 
     fleet.model("tiny", MODEL + f"overrides: {{{hosts[1].name}: {{args: {{max_model_len: 1024}}}}}}\n")
     plan = fleet("plan", "--json", "--detailed-exitcode")
@@ -56,6 +46,6 @@ def test_apply_starts_retunes_and_then_has_nothing_to_do(fleet: Cli, hosts: list
 
     third = fleet("apply", "--json")
     assert (third.returncode, third.json["changed"]) == (0, 1), third
-    after = roots(hosts)
+    after = root_pids(hosts)
     assert {name for name in after if after[name] != before[name]} == {hosts[1].name}
     assert fleet("plan", "--detailed-exitcode").returncode == 0

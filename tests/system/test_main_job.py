@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from openai import OpenAI
 
+from tests.lab.served import root_pids
 from tests.lab.tiny_model import ENVIRONMENT, write_model
 
 if TYPE_CHECKING:
@@ -47,13 +48,6 @@ def want(cli: Cli, folder: Path, lengths: dict[str, int]) -> None:
         cli.model(name, text)
 
 
-def roots(hosts: list[Host]) -> dict[str, int]:
-    """The pid of the vLLM root on each host."""
-    found = {host.name: [each.pid for each in host.processes() if "serve" in each.argv] for host in hosts}
-    assert all(len(pids) == 1 for pids in found.values()), found
-    return {name: pids[0] for name, pids in found.items()}
-
-
 def settle(cli: Cli) -> None:
     """Wait until the plan is empty and every server is ready."""
     deadline = time.monotonic() + PATIENCE
@@ -82,11 +76,11 @@ def test_the_main_job(cli: Cli, lab: Lab, hosts: list[Host], vllm: Path) -> None
             assert answer.usage is not None
             assert answer.usage.completion_tokens > 0
             client.close()
-    before = roots(hosts)
+    before = root_pids(hosts)
 
     again = cli("apply", "--json")
     assert (again.returncode, again.json["changed"]) == (0, 0), again
-    assert roots(hosts) == before
+    assert root_pids(hosts) == before
 
     lengths["beta"] = 1024
     want(cli, folder, lengths)
@@ -96,7 +90,7 @@ def test_the_main_job(cli: Cli, lab: Lab, hosts: list[Host], vllm: Path) -> None
     assert change["fields"] == [{"path": "args.max_model_len", "before": 512, "after": 1024}]
     retuned = cli("apply", "--json", timeout=PATIENCE)
     assert (retuned.returncode, retuned.json["changed"]) == (0, 1), retuned
-    after = roots(hosts)
+    after = root_pids(hosts)
     assert {name for name in after if after[name] != before[name]} == {hosts[1].name}
 
     for host in (hosts[0], hosts[2]):
@@ -106,7 +100,7 @@ def test_the_main_job(cli: Cli, lab: Lab, hosts: list[Host], vllm: Path) -> None
     assert {orphan["pid"] for orphan in cli("plan", "--json").json["orphans"]} >= left
     mended = cli("apply", "--json", timeout=PATIENCE)
     assert (mended.returncode, mended.json["failed"]) == (0, 0), mended
-    healed = roots(hosts)
+    healed = root_pids(hosts)
     assert healed[hosts[1].name] == after[hosts[1].name]
     assert all(healed[host.name] != after[host.name] for host in (hosts[0], hosts[2]))
     assert not left & hosts[2].pids()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.lab.hosts import PASSWORD
 from tests.lab.served import pids, root, roots, written
+from tests.lab.wanting import model
 
 if TYPE_CHECKING:
     from tests.lab.command import Cli, Outcome
@@ -18,13 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.system
 
-MODEL = """model: Qwen/Qwen2.5-0.5B-Instruct
-hosts: all
-port: 8001
-hf_token: null
-args: {max_model_len: 512}
-health: {startup_timeout: 30s}
-"""
+MODEL = model(health={"startup_timeout": "30s"})
 
 OLD_PYTHON = """#!{python}
 import sys

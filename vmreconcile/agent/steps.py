@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     Run = Callable[[Step, Folders], Step]
 
 LOCK_S = 60.0
-CACHED = (".pyz", ".code", ".new")  # what the bootstrap keeps
 FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     "write-file": {"path": (str,), "content": (str,), "mode": (int,)},
     "write-env": {"path": (str,), "entries": (list,)},
@@ -252,73 +251,16 @@ def write_record(step: Step, folders: Folders) -> Step:
     return {"changed": write_file(path, folders.state, folders.uid, data, 0o600)}
 
 
-def remove_server(step: Step, folders: Folders) -> Step:
-    """Everything we keep about a server, and our folders with the last one.
-
-    Raises:
-        Problem: `still-running`: without its record, a process of ours would become a stranger.
-    """
-    slug = step["slug"]
-    known = stop.known_now(folders, with_units=True)
-    verdict = classify(survey.processes(known), known)
-    if slug in verdict.roots or verdict.orphans.get(slug):
-        raise Problem("still-running", "{} is still running".format(slug))
-    paths = (folders.env_file(slug), folders.log(slug), folders.record(slug))
-    changed = [remove_file(path, folders.base_of(path), folders.uid) for path in paths]
-    empty = [
-        _remove_folder(path) for path in (folders.config + "/env", folders.state + "/log", folders.state + "/servers")
-    ]
-    if all(empty):
-        _remove_rest(folders)
-    return {"changed": any(changed)}
-
-
-def _remove_folder(path: str) -> bool:
-    """Remove an empty folder; False where something is in it."""
-    try:
-        os.rmdir(path)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _unlink(path: str, folder: int | None = None) -> None:
-    """Remove a file, if that is possible: what stays keeps its folder, and does no harm."""
-    try:
-        os.unlink(path, dir_fd=folder)
-    except OSError:
-        return
-
-
-def _remove_rest(folders: Folders) -> None:
-    """With the last server goes what we keep for ourselves: the agent's cache and the lock."""
-    cache = folders.state + "/agent"
-    try:
-        fd = open_folder(cache, folders.state, folders.uid, create=False)  # a link there leads to what is not ours
-    except Problem:
-        fd = -1
-    if fd >= 0:
-        for name in os.listdir(fd):
-            if name.endswith(CACHED):
-                _unlink(name, fd)
-        os.close(fd)
-    _unlink(folders.state + "/lock")
-    for folder in (cache, folders.config, folders.state):
-        _remove_folder(folder)
-
-
 def registry() -> dict[str, Run]:
     """Every step by its name on the wire."""
-    from . import spawn, systemd  # noqa: PLC0415 - loaded only where steps run
+    from . import removal, spawn, systemd  # noqa: PLC0415 - loaded only where steps run
 
     return {
         "write-file": write_any_file,
         "write-env": write_env,
         "remove-file": remove_any_file,
         "write-record": write_record,
-        "remove-server": remove_server,
+        "remove-server": removal.remove_server,
         "systemctl": systemd.systemctl,
         "stop-unit": systemd.stop_unit,
         "enable-linger": systemd.enable_linger,
