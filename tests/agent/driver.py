@@ -139,7 +139,15 @@ class Agent:
 
     def observe(self, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
         """Look at this host."""
-        request = {"salt": SALT, "executables": [], "ports": [], "servers": None, "http_timeout": 2.0, "gpus": False}
+        request = {
+            "salt": SALT,
+            "executables": [],
+            "ports": [],
+            "servers": None,
+            "http_timeout": 2.0,
+            "gpus": False,
+            "metrics": False,
+        }
         observation: dict[str, Any] = self.ask("observe", **{**request, **fields})[0]["observation"]
         return observation
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vmreconcile.agent import netlink, proc, versions
-from vmreconcile.agent.endpoint import Exchange, fetch
+from vmreconcile.agent.endpoint import Exchange, fetch, in_turn
 from vmreconcile.agent.sockets import Listeners
 
 
@@ -101,11 +101,13 @@ def served(answer: Callable[[socket.socket], None]) -> int:
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
-        with server:
-            connection = server.accept()[0]
-            with connection, contextlib.suppress(OSError):  # the other side may leave at any time
-                connection.settimeout(5)
-                answer(connection)
+        server.settimeout(5)
+        with server, contextlib.suppress(TimeoutError):
+            while True:
+                connection = server.accept()[0]
+                with connection, contextlib.suppress(OSError):  # the other side may leave at any time
+                    connection.settimeout(5)
+                    answer(connection)
 
     threading.Thread(target=serve, daemon=True).start()
     port: int = server.getsockname()[1]
@@ -146,3 +148,55 @@ def test_awkward_servers_cost_no_more_than_the_timeout() -> None:
     assert problems["greets"] == "answered something that is not HTTP"
     assert all(problems.values()), problems
     assert sys.version_info >= (3, 8)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize(
+    ("answers", "connections"),
+    [
+        pytest.param([OK, OK, OK], 1, id="kept"),
+        pytest.param([OK.replace(b"\r\nC", b"\r\nConnection: close\r\nC")] * 3, 3, id="says that it closes"),
+        pytest.param([OK], 3, id="closes without a word"),
+        pytest.param([b"HTTP/1.1 200 OK\r\n\r\nok"], 3, id="of no stated length"),
+    ],
+)
+def test_one_server_is_asked_in_turn(answers: list[bytes], connections: int) -> None:
+    """Over one connection where the server keeps it, over new ones where not: every question is answered."""
+    asked: list[bytes] = []
+    made = []
+
+    def serve(connection: socket.socket) -> None:
+        made.append(connection)
+        for answer in answers:
+            asked.append(connection.recv(4096).split(b"\r\n")[0])
+            connection.sendall(answer)
+            if b"Connection: close" in answer:
+                return
+
+    port = served(serve)
+    row = [Exchange("127.0.0.1", port, path) for path in ("/a", "/b", "/c")]
+    fetch([in_turn(row)], 5.0)
+    assert [(one.status, one.body, one.problem) for one in row] == [(200, b"ok", "")] * 3
+    assert len(made) == connections
+    assert [line for line in asked if line] == [b"GET /a HTTP/1.1", b"GET /b HTTP/1.1", b"GET /c HTTP/1.1"]
+
+
+def test_what_follows_a_silent_answer_is_late_too() -> None:
+    """A server that answers the first question only: the rest says so, within the time limit."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(OK)
+        time.sleep(2)
+
+    port = served(serve)
+    row = [Exchange("127.0.0.1", port, path) for path in ("/a", "/b", "/c")]
+    begun = time.monotonic()
+    fetch([in_turn(row)], 0.5)
+    assert time.monotonic() - begun < 2
+    assert [one.problem for one in row] == ["", "no answer within 0.5 s", "no answer within 0.5 s"]
+    gone = [Exchange("127.0.0.1", 1, path) for path in ("/a", "/b")]
+    fetch([in_turn(gone)], 0.5)
+    assert [one.problem for one in gone] == ["connection refused"] * 2

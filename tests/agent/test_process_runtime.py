@@ -29,7 +29,9 @@ def test_started_seen_and_stopped(world: World) -> None:
     assert [child["title"] for child in process["children"]] == ["VLLM::EngineCore"]
     assert seen["endpoint"]["version"] == "0.32.0+simulator"
     assert seen["endpoint"]["models"][0]["max_model_len"] == 512
-    assert "gpu_memory_utilization" in seen["endpoint"]["metrics"]["cache_config"]
+    assert seen["endpoint"]["metrics"] is None
+    asked = world.agent.server(SLUG, metrics=True)["endpoint"]
+    assert "gpu_memory_utilization" in asked["metrics"]["cache_config"]
     assert seen["runtime"] == "process"
     assert seen["orphans"] == []
     stopped = world.agent.steps(world.stop_step())[0]

@@ -260,6 +260,7 @@ def test_status_and_show_and_logs(desk: Desk) -> None:
     document = desk("show", "qwen@gpu1", "--json").json
     assert document["argv"][:3] == ["/usr/local/bin/vllm", "serve", "org/qwen"]
     assert document["observed"]["args"]["max_model_len"] == 4096
+    assert document["observed"].keys() >= {"requests_running", "requests_waiting", "cache_config"}
     assert desk("logs", "qwen@gpu1", "-n", "2").out == "two\nApplication startup complete.\n"
     assert desk("logs", "qwen@gpu1", "--json").json == {
         "server": "qwen@gpu1",

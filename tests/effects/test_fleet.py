@@ -133,7 +133,7 @@ def test_a_question_is_asked_once_more_and_steps_are_not() -> None:
 
 
 def test_a_look_goes_with_the_hosts_folders() -> None:
-    """Every request carries them; a narrow look names its server and asks for no GPUs."""
+    """Every request carries them; a narrow look names its server and asks for no GPUs; metrics where wanted."""
     host = FakeHost("h")
     folders = {"config": "/c", "state": "/s"}
     many = Fleet(open_host=lambda _: host, looks={"h": Look(ports=(1,), folders=folders)}, salt="00" * 16)
@@ -141,4 +141,6 @@ def test_a_look_goes_with_the_hosts_folders() -> None:
     many.observe_host("h", "m")
     whole, narrow = host.requests
     assert (whole["folders"], whole["ports"], whole["servers"], whole["gpus"]) == (folders, [1], None, True)
-    assert (narrow["servers"], narrow["gpus"]) == (["m"], False)
+    assert (narrow["servers"], narrow["gpus"], narrow["metrics"]) == (["m"], False, False)
+    many.observe(["h"], metrics=True)
+    assert host.requests[-1]["metrics"] is True

@@ -181,17 +181,18 @@ def test_killed_and_stopped_servers_come_back(fleet: Cli, hosts: list[Host]) -> 
     left = {one.pid for one in gpu2.processes() if one.argv[:1] == ("VLLM::EngineCore",)} - {alone}
     plan = fleet("plan", "--json")
     found = changes(plan)
-    assert found.pop("unit@gpu1", ("start", "crashed", False)) == ("start", "crashed", False), plan
+    unit = found.pop("unit@gpu1", ("start", "crashed", False))  # systemd starts it again, and ends its workers before
+    assert unit in (("start", "crashed", False), ("start", "root_died", False)), plan
     assert found == {
         "other@gpu1": ("start", "stopped", False),
         "killed@gpu2": ("start", "root_died", False),
         "ended@gpu3": ("start", "crashed", False),
     }
-    orphans = {row["pid"] for row in plan.json["orphans"]}
+    orphans = {row["pid"] for row in plan.json["orphans"] if row["host"] == "gpu2"}
     workers = {one.pid for one in gpu2.processes() if one.argv[:1] and one.argv[0].startswith("VLLM::Worker")}
     assert workers
     assert workers <= orphans
-    assert {row["host"] for row in plan.json["orphans"]} == {"gpu2"}
+    assert {row["host"] for row in plan.json["orphans"]} <= {"gpu1", "gpu2"}
     assert orphans & left
 
     applied = fleet("apply", "--json")

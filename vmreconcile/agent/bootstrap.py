@@ -98,7 +98,7 @@ class Importer:
             source = self.source(file)
             if source is None:
                 return None
-            self.codes[name] = dumps(compile(source, file, "exec", dont_inherit=True))
+            self.codes[name] = dumps(compile(source, file, "exec", dont_inherit=True, optimize=2))
             self.fresh = True
         found: "CodeType" = loads(self.codes[name])  # noqa: S302 - compiled above, or read from a file that is ours
         return found

@@ -22,7 +22,10 @@ ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.
 
 
 class Exchange:
-    """One request and what became of it: `status` and `body`, or `problem`. `seconds` is how long it took."""
+    """One request and what became of it: `status` and `body`, or `problem`. `seconds` is how long it took.
+
+    `then` is asked after it, of the same server and over the same connection where that one lets us.
+    """
 
     def __init__(self, address: str, port: int, path: str, key: str = "", body: bytes | None = None) -> None:
         """Prepare a GET, or a POST of JSON where there is a body; `key` goes into the Authorization header."""
@@ -32,18 +35,25 @@ class Exchange:
             "{} {} HTTP/1.1".format("GET" if body is None else "POST", path),
             "Host: {}:{}".format(host, port),
             "Accept: */*",
-            "Connection: close",
         ]
         if body is not None:
             lines += ["Content-Type: application/json", "Content-Length: {}".format(len(body))]
         if key:
             lines.append("Authorization: Bearer " + key.replace("\r", "").replace("\n", ""))
-        self.out = "\r\n".join([*lines, "", ""]).encode("utf-8") + (body or b"")
-        self.received = b""
+        self.head, self.data = lines, body or b""
+        self.then: Exchange | None = None
+        self.out = self.received = b""
+        self.reused = False
         self.status = 0
         self.body = b""
         self.problem = ""
         self.seconds = 0.0
+
+    def begin(self, *, reused: bool) -> None:
+        """Make ready to send, over a new connection or over one that served the exchange before."""
+        lines = self.head if self.then else [*self.head, "Connection: close"]
+        self.out = "\r\n".join([*lines, "", ""]).encode("utf-8") + self.data
+        self.received, self.reused, self.problem = b"", reused, ""
 
     def json(self) -> Any:  # noqa: ANN401 - whatever the server says
         """The body as JSON; None where it is none."""
@@ -53,31 +63,67 @@ class Exchange:
             return None
 
 
+def in_turn(exchanges: Sequence[Exchange]) -> Exchange:
+    """Link the exchanges with one server, to be carried out one after another; the first of them."""
+    for this, following in zip(exchanges, exchanges[1:]):
+        this.then = following
+    return exchanges[0]
+
+
 def fetch(exchanges: Sequence[Exchange], timeout: float) -> None:
-    """Carry all out in parallel; each has `status` or `problem` within `timeout` seconds."""
+    """Carry all out in parallel, each with what follows it; all have `status` or `problem` within `timeout` seconds."""
     begun = time.monotonic()
-    poll = select.poll()
-    open_ones: dict[int, tuple[_socket.socket, Exchange]] = {}
+    under_way = UnderWay()
     for exchange in exchanges:
-        made = _connect(exchange)
-        if made is not None:
-            open_ones[made.fileno()] = (made, exchange)
-            poll.register(made.fileno(), select.POLLOUT)
-    while open_ones:
+        under_way.begin(exchange)
+    while under_way.open:
         left = begun + timeout - time.monotonic()
         if left <= 0:
             break
-        for fd, _ in poll.poll(max(left * 1000, 1)):
-            made, exchange = open_ones[fd]
-            if not _advance(made, exchange, poll):
-                exchange.seconds = time.monotonic() - begun
-                poll.unregister(fd)
-                made.close()
-                del open_ones[fd]
-    for made, exchange in open_ones.values():
-        exchange.problem = "no answer within {:g} s".format(timeout)
-        exchange.seconds = time.monotonic() - begun
+        for fd, _ in under_way.poll.poll(max(left * 1000, 1)):
+            under_way.go_on(fd, time.monotonic() - begun)
+    for made, unanswered in under_way.open.values():
         made.close()
+        late: Exchange | None = unanswered
+        while late is not None:
+            late.problem = "no answer within {:g} s".format(timeout)
+            late.seconds = time.monotonic() - begun
+            late = late.then
+
+
+class UnderWay:
+    """The connections of one `fetch`, by descriptor, each with the exchange that it carries now."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.poll = select.poll()
+        self.open: dict[int, tuple[_socket.socket, Exchange]] = {}
+
+    def begin(self, exchange: Exchange | None, made: _socket.socket | None = None) -> None:
+        """Begin an exchange over `made`, or over a new connection; where that fails, the one after it."""
+        while exchange is not None:
+            exchange.begin(reused=made is not None)
+            made = made or _connect(exchange)
+            if made is not None:
+                self.open[made.fileno()] = (made, exchange)
+                self.poll.register(made.fileno(), select.POLLOUT)
+                return
+            exchange = exchange.then
+
+    def go_on(self, fd: int, seconds: float) -> None:
+        """Send or receive what is possible now; where an exchange is over, begin the next."""
+        made, exchange = self.open[fd]
+        if _advance(made, exchange, self.poll):
+            return
+        exchange.seconds = seconds
+        self.poll.unregister(fd)
+        del self.open[fd]
+        if exchange.then and exchange.status and persists(exchange.received):
+            self.begin(exchange.then, made)
+            return
+        made.close()
+        left_alone = exchange.reused and not exchange.received  # closed by the server between two exchanges
+        self.begin(exchange if left_alone else exchange.then)
 
 
 def _connect(exchange: Exchange) -> _socket.socket | None:
@@ -165,6 +211,13 @@ def parse_response(data: bytes, *, ended: bool) -> tuple[int, bytes] | None:
     return (status, body) if ended else None
 
 
+def persists(data: bytes) -> bool:
+    """Whether the connection may be used again after this response (RFC 9112, 9.3), all of which was received."""
+    head = data.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
+    framed = b"\r\ncontent-length:" in head or b"\r\ntransfer-encoding: chunked\r\n" in head
+    return head.startswith(b"http/1.1 ") and framed and b"\r\nconnection: close\r\n" not in head
+
+
 def dechunk(data: bytes) -> tuple[bytes, bool]:
     """Join the chunks (RFC 9112, 7.1): (what there is, whether it is complete)."""
     joined = b""
@@ -235,11 +288,11 @@ def parse_labels(text: str) -> dict[str, str]:
     return found
 
 
-def observed(wanted: dict[str, tuple[str, int, str]], timeout: float) -> dict[str, dict[str, Any]]:
-    """Health, version, models and metrics of servers given as slug → (address, port, key), all at once."""
-    paths = ("/health", "/version", "/v1/models", "/metrics")
+def observed(wanted: dict[str, tuple[str, int, str]], timeout: float, *, metrics: bool) -> dict[str, dict[str, Any]]:
+    """Health, version, models and, where asked for, metrics of servers given as slug → (address, port, key)."""
+    paths = ("/health", "/version", "/v1/models", *(["/metrics"] if metrics else []))
     asked = {slug: [Exchange(*where[:2], path, where[2]) for path in paths] for slug, where in wanted.items()}
-    fetch([exchange for row in asked.values() for exchange in row], timeout)
+    fetch([in_turn(row) for row in asked.values()], timeout)
     return {slug: _described(row) for slug, row in asked.items()}
 
 
@@ -251,7 +304,7 @@ def unasked(address: str, port: int, problem: str) -> dict[str, Any]:
 
 def _described(row: list[Exchange]) -> dict[str, Any]:
     """One server's endpoint in the wire's form."""
-    health, version, models, metrics = row
+    health, version, models, *metrics = row
     said = version.json() if version.status == 200 else None
     return {
         "address": health.address,
@@ -260,5 +313,5 @@ def _described(row: list[Exchange]) -> dict[str, Any]:
         "problem": health.problem or None,
         "version": said.get("version") if isinstance(said, dict) else None,
         "models": parse_models(models.json()) if models.status == 200 else [],
-        "metrics": parse_metrics(metrics.body) if metrics.status == 200 else None,
+        "metrics": parse_metrics(metrics[0].body) if metrics and metrics[0].status == 200 else None,
     }

@@ -17,14 +17,16 @@ else:
 WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "AUTH")
 REPORTED = ("VMRECONCILE_", "VLLM_", "HF_", "CUDA_")
 STARS = "***"
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 
 def fingerprint(salt: bytes, name: str, value: str) -> str:
     """HMAC-SHA256(salt, "NAME=value"), its first 16 hex digits (RFC 2104; hashlib's and hmac's import cost 4 ms)."""
     block = salt if len(salt) <= 64 else _sha256(salt)
     block = block.ljust(64, b"\0")
-    inner = _sha256(bytes(byte ^ 0x36 for byte in block) + "{}={}".format(name, value).encode("utf-8", "replace"))
-    return _sha256(bytes(byte ^ 0x5C for byte in block) + inner).hex()[:16]
+    inner = _sha256(block.translate(_INNER) + "{}={}".format(name, value).encode("utf-8", "replace"))
+    return _sha256(block.translate(_OUTER) + inner).hex()[:16]
 
 
 def _sha256(data: bytes) -> bytes:

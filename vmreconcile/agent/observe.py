@@ -151,7 +151,8 @@ class Observation:
                 found[slug] = endpoint.unasked(address, port, "speaks TLS, which is not asked")
             else:
                 asked[slug] = (address, port, key)
-        found.update(endpoint.observed(asked, float(self.request.get("http_timeout", 2.0))))
+        timeout, metrics = float(self.request.get("http_timeout", 2.0)), bool(self.request.get("metrics"))
+        found.update(endpoint.observed(asked, timeout, metrics=metrics))
         return found
 
     def _server(self, slug: str) -> dict[str, Any]:

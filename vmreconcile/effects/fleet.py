@@ -59,13 +59,20 @@ class Fleet:
     _sessions: dict[str, Session] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def observe(self, hosts: Iterable[str], *, once: bool = False) -> FleetView:
+    def observe(self, hosts: Iterable[str], *, once: bool = False, metrics: bool = False) -> FleetView:
         """Look at every host, `forks` at a time; one that cannot be reached is data.
 
         With `once`, a host's session ends as soon as it was seen: nothing is to follow, and a thousand connections that
-        are kept for nothing cost both sides.
+        are kept for nothing cost both sides. `metrics` asks each server for them too: the longest of its answers.
         """
-        look = self._glance if once else self.observe_host
+
+        def look(host: str) -> HostView:
+            try:
+                return self.observe_host(host, metrics=metrics)
+            finally:
+                if once:
+                    self._forget(host)
+
         views: list[HostView] = []
         unreachable: list[Unreachable] = []
         for host, result in for_each(tuple(hosts), look, self.forks):
@@ -83,7 +90,7 @@ class Fleet:
                     )
         return FleetView(hosts=tuple(sorted(views, key=lambda view: view.host)), unreachable=tuple(sorted(unreachable)))
 
-    def observe_host(self, host: str, only: str | None = None) -> HostView:
+    def observe_host(self, host: str, only: str | None = None, *, metrics: bool = False) -> HostView:
         """Look at one host; with `only`, at one server of it (cheap enough to repeat while waiting).
 
         Raises:
@@ -98,6 +105,7 @@ class Fleet:
             "servers": None if only is None else [only],
             "http_timeout": HTTP_TIMEOUT_S,
             "gpus": only is None,
+            "metrics": metrics,
         }
         return host_view(host, self.salt, self.request(host, payload, timeout=OBSERVE_TIMEOUT_S))
 
@@ -143,12 +151,6 @@ class Fleet:
             with self._lock:
                 self._sessions[host] = session
         return session
-
-    def _glance(self, host: str) -> HostView:
-        try:
-            return self.observe_host(host)
-        finally:
-            self._forget(host)
 
     def _forget(self, host: str) -> None:
         with self._lock:

@@ -42,7 +42,7 @@ def show_server(server: ServerId, prepared: Prepared) -> Shown:
         UsageError: it is neither wanted nor seen on its host.
     """
     wanted = next((each for each in prepared.inputs.desired.servers if each.id == server), None)
-    view = prepared.fleet.observe([server.host], once=True)
+    view = prepared.fleet.observe([server.host], once=True, metrics=True)
     host = view.hosts[0] if view.hosts else None
     observed = host.server(server.slug) if host else None
     if wanted is None and (observed is None or observed == ObservedServer(slug=server.slug)):
@@ -118,5 +118,8 @@ def _observed(observed: ObservedServer, host: HostView, wanted: DesiredServer | 
         "args": settings,
         "vllm_version": endpoint.version if endpoint else None,
         "max_model_len": endpoint.max_model_len if endpoint else None,
+        "requests_running": endpoint.requests_running if endpoint else None,
+        "requests_waiting": endpoint.requests_waiting if endpoint else None,
+        "cache_config": dict(sorted(endpoint.cache_config.items())) if endpoint else {},
         "orphans": [worker.pid for worker in observed.orphans],
     }
