@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from vmreconcile.cli.main import COMMANDS
 
 def test_the_main_job(desk: Desk) -> None:
     """Validate, plan, apply, nothing to do, one change, exactly that retune, nothing to do."""
-    assert desk("validate").out == "valid\n"
+    assert desk("validate").out == "valid: 1 model, 2 hosts\n"
     assert desk("plan", "--detailed-exitcode").code == 2
     applied = desk("apply", "-y")
     assert (applied.code, applied.out.splitlines()[-1]) == (0, "changed: 2, ok: 0, failed: 0, unreachable: 0")
@@ -257,6 +258,7 @@ def test_status_and_show_and_logs(desk: Desk) -> None:
     assert [(row["server"], row["phase"]) for row in rows] == [("qwen@gpu1", "ready"), ("qwen@gpu2", "ready")]
     shown = desk("show", "qwen@gpu1").out
     assert "models.d/qwen.yaml:6" in shown
+    assert re.search(r"started_at +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]", shown)
     document = desk("show", "qwen@gpu1", "--json").json
     assert document["argv"][:3] == ["/usr/local/bin/vllm", "serve", "org/qwen"]
     assert document["observed"]["args"]["max_model_len"] == 4096
@@ -290,7 +292,7 @@ def test_init_makes_a_start_that_is_valid(desk: Desk) -> None:
     """In a new folder; a second time nothing is overwritten."""
     assert desk("init", "new").code == 0
     said = desk("validate", "-i", "new/inventory", "-m", "new/models.d")
-    assert (said.code, said.out) == (0, "valid\n")
+    assert (said.code, said.out) == (0, "valid: 1 model, 2 hosts\n")
     assert "kept" in desk("init", "new").out
 
 

@@ -42,7 +42,8 @@ def init(arguments: argparse.Namespace) -> int:
 
 def validate(arguments: argparse.Namespace) -> int:
     """Check every file; exit 5 where there is an error."""
-    problems = check(sources_of(arguments))
+    checked = check(sources_of(arguments))
+    problems = checked.problems
     failed = any(problem.severity is Severity.ERROR for problem in problems)
     if arguments.json:
         print_json(diagnostics_json(problems))
@@ -50,8 +51,12 @@ def validate(arguments: argparse.Namespace) -> int:
         print(diagnostics_text(problems, style_for(sys.stdout, no_color=arguments.no_color)))
         print(counts_text(problems))
     else:
-        print("valid")
+        print(f"valid: {_counted(checked.models, 'model')}, {_counted(checked.hosts, 'host')}")
     return INVALID_EXIT if failed else 0
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def inventory(arguments: argparse.Namespace) -> int:

@@ -60,12 +60,12 @@ def apply(arguments: argparse.Namespace) -> int:
             remedy="look whether the right folder was read; to remove a model's servers, give it state: absent",
         )
     with prepared(inputs, reach_of(arguments)) as ready:
-        _say_notes(ready)
         return carry_out(arguments, ready, Scope(prune=arguments.prune), Agreement(arguments, ready))
 
 
 def carry_out(arguments: argparse.Namespace, ready: Prepared, scope: Scope, agreed: Agreement) -> int:
     """Reconcile within `scope`, telling progress, and report."""
+    _say_notes(ready)
     live = sys.stderr.isatty() and not arguments.json
     with closing(Progress(style_for(sys.stderr, no_color=arguments.no_color), live=live)) as progress:
         _, outcome = reconcile(ready, scope, progress, agreed)

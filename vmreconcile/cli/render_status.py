@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from vmreconcile.cli.render_plan import field_line, stranger_text, value_text
 from vmreconcile.cli.terminal import Style, printable
 from vmreconcile.core.reports import gpu_memory_of, gpus_of
@@ -95,7 +97,7 @@ def show_text(shown: Shown, style: Style) -> str:
     observed = document["observed"]
     if isinstance(observed, dict):
         lines += [
-            f"  {name:<16} {value_text(value)}" for name, value in observed.items() if value not in (None, [], {})
+            f"  {name:<16} {_seen(name, value)}" for name, value in observed.items() if value not in (None, [], {})
         ]
     drift = document["drift"]
     if isinstance(drift, list) and drift:
@@ -105,6 +107,13 @@ def show_text(shown: Shown, style: Style) -> str:
     if isinstance(argv, list):
         lines += ["argv", *(f"  {printable(str(argument))}" for argument in argv)]
     return "\n".join(lines)
+
+
+def _seen(name: str, value: JsonValue) -> str:
+    """An observed value for a person: a moment as the date that it is, in this machine's zone."""
+    if name == "started_at" and isinstance(value, int | float):
+        return dt.datetime.fromtimestamp(value).astimezone().isoformat(sep=" ", timespec="seconds")
+    return value_text(value)
 
 
 def _field(value: JsonValue) -> Field:

@@ -41,14 +41,25 @@ class Inputs:
     warnings: tuple[Diagnostic, ...] = ()
 
 
-def check(sources: Sources) -> tuple[Diagnostic, ...]:
-    """Every problem in all files at once, errors and warnings, in reading order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """Every problem in all files at once, in reading order; how many models and hosts were read."""
+
+    problems: tuple[Diagnostic, ...]
+    models: int = 0
+    hosts: int = 0
+
+
+def check(sources: Sources) -> Checked:
+    """Read everything, refuse nothing."""
     try:
         inventory = read_inventory(sources.inventory, environ=sources.environ)
     except InputError as error:
         documents = load_models(sources.models)
-        return (*error.diagnostics, *(problem for document in documents for problem in document.problems))
-    return _problems(load_models(sources.models), inventory)
+        problems = tuple(problem for document in documents for problem in document.problems)
+        return Checked(problems=(*error.diagnostics, *problems), models=len(documents))
+    documents = load_models(sources.models)
+    return Checked(problems=_problems(documents, inventory), models=len(documents), hosts=len(inventory.hosts))
 
 
 def _problems(documents: tuple[Document, ...], inventory: Inventory) -> tuple[Diagnostic, ...]:
