@@ -66,7 +66,7 @@ def test_malformed_is_refused_without_being_shown(tmp_path: Path, text: str) -> 
 
 def test_malformed_in_the_environment(tmp_path: Path) -> None:
     """A variable is named as the place to mend."""
-    with pytest.raises(InputError, match=r"HF_TOKEN: the Hub token holds") as caught:
+    with pytest.raises(InputError, match=r"HF_TOKEN: the Hub token is none: it holds a space") as caught:
         find_token({"HF_TOKEN": f"{TOKEN}\n{TOKEN}"}, tmp_path)
     assert caught.value.remedy == "set HF_TOKEN to the token alone"
 

@@ -64,6 +64,7 @@ def inputs_of(arguments: argparse.Namespace) -> Inputs:
 
 def reach_of(arguments: argparse.Namespace, hosts: tuple[str, ...] | None = None) -> Reach:
     """How hosts are reached in this run: those of --limit, or just `hosts`."""
+    from vmreconcile.cli.terminal import hidden_answer  # noqa: PLC0415 - kept out of a quick start
     from vmreconcile.effects.transport import TransportOptions  # noqa: PLC0415 - kept out of a quick start
     from vmreconcile.flows.prepare import Reach  # noqa: PLC0415 - kept out of a quick start
 
@@ -73,4 +74,5 @@ def reach_of(arguments: argparse.Namespace, hosts: tuple[str, ...] | None = None
         environ=dict(os.environ),
         home=Path.home(),
     )
-    return Reach(limit=arguments.limit, hosts=hosts, forks=arguments.forks, options=options)
+    ask = hidden_answer if sys.stdin.isatty() and not arguments.no_input else None
+    return Reach(limit=arguments.limit, hosts=hosts, forks=arguments.forks, options=options, ask=ask)

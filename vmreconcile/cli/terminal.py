@@ -61,3 +61,13 @@ def ask(question: str) -> bool:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         raise
+
+
+def hidden_answer(question: str) -> str:
+    """Ask on the terminal; what is typed does not show."""
+    from getpass import getpass  # noqa: PLC0415 - seldom needed
+
+    try:
+        return getpass(question, stream=sys.stderr)
+    except EOFError:
+        return ""

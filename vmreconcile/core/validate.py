@@ -13,8 +13,10 @@ from vmreconcile.core.checks.sense import check_sense
 from vmreconcile.core.checks.shape import Shape
 from vmreconcile.core.checks.source import Finding
 from vmreconcile.core.checks.text import check_texts
+from vmreconcile.core.checks.tokens import check_name
 from vmreconcile.core.checks.variables import check_variables
 from vmreconcile.core.placement import Placement
+from vmreconcile.core.token_sources import source_names
 from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.model.document import Document
 from vmreconcile.model.inventory import Inventory
@@ -39,8 +41,9 @@ def validate(
     shape = Shape(schemas[MODEL_SCHEMA])
     found: list[Diagnostic] = [problem for document in documents for problem in document.problems]
     told = {problem.place for problem in found if problem.severity is Severity.ERROR}
+    names = source_names(inventory)
     for document in read:
-        checked = _check_document(document, shape, placement, catalogue)
+        checked = (*_check_document(document, shape, placement, catalogue), *_check_tokens(document, names))
         located = [finding.located(document) for finding in checked]
         found += _without_echoes(located, told)
     found += check_names(read)
@@ -68,6 +71,15 @@ def _check_document(document: Document, shape: Shape, placement: Placement, cata
             if isinstance(env, dict):
                 yield from check_environment(env, (*path, "env"))
     yield from check_sense(document, catalogue)
+
+
+def _check_tokens(document: Document, names: frozenset[str]) -> Iterator[Finding]:
+    yield from check_name(document.get("hf_token"), ("hf_token",), names)
+    overrides = document.get("overrides")
+    for key, layer in overrides.items() if isinstance(overrides, dict) else ():
+        if isinstance(layer, dict):
+            path = ("overrides", key, "hf_token")
+            yield from check_name(layer.get("hf_token"), path, names)
 
 
 def _without_echoes(found: Iterable[Diagnostic], told: set[Place]) -> Iterator[Diagnostic]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +37,15 @@ def find_token(environ: Mapping[str, str], home: Path) -> TokenFound | None:
         InputError: where the file cannot be read, or holds what is no token; the message does not show it.
     """
     path = token_path(environ, home)
-    found = [(str(path), _from_file(path)), *((name, environ.get(name, "").strip()) for name in VARIABLES)]
+    found = [
+        (str(path), read_token_file(path, _unreadable(path))),
+        *((name, environ.get(name, "").strip()) for name in VARIABLES),
+    ]
     present = [(source, text) for source, text in found if text]
     if not present:
         return None
     source, text = present[0]
-    _check(source, text)
+    check_token(text, _malformed(source))
     winner = "the cache file" if source == str(path) else source
     warnings = tuple(
         f"{name} ignored: {winner} wins ({source}); unset {name}" for name, other in present[1:] if other != text
@@ -52,9 +55,13 @@ def find_token(environ: Mapping[str, str], home: Path) -> TokenFound | None:
 
 def token_path(environ: Mapping[str, str], home: Path) -> Path:
     """Where the Hub's client keeps the token, as huggingface_hub.constants computes it when it is imported."""
+    return Path(_expanded(environ.get("HF_TOKEN_PATH", str(hub_folder(environ, home) / "token")), environ, home))
+
+
+def hub_folder(environ: Mapping[str, str], home: Path) -> Path:
+    """The Hub client's folder: huggingface_hub.constants.HF_HOME."""
     cache = environ.get("XDG_CACHE_HOME", str(home / ".cache"))
-    hub = _expanded(environ.get("HF_HOME", os.path.join(cache, "huggingface")), environ, home)  # noqa: PTH118 - as there
-    return Path(_expanded(environ.get("HF_TOKEN_PATH", os.path.join(hub, "token")), environ, home))  # noqa: PTH118
+    return Path(_expanded(environ.get("HF_HOME", os.path.join(cache, "huggingface")), environ, home))  # noqa: PTH118 - as there
 
 
 def _expanded(path: str, environ: Mapping[str, str], home: Path) -> str:
@@ -64,30 +71,43 @@ def _expanded(path: str, environ: Mapping[str, str], home: Path) -> str:
     return re.sub(r"\$(?:(\w+)|\{([^}]*)\})", lambda at: environ.get(at[1] or at[2], at[0]), path, flags=re.ASCII)
 
 
-def _from_file(path: Path) -> str:
+def read_token_file(path: Path, failed: Callable[[str], InputError]) -> str:
+    """The text of a token's file, "" where there is none.
+
+    Raises:
+        InputError: what `failed` makes of the reason, where it is there and cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return file.read(LONGEST_FILE).decode("utf-8", "replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:
-        raise _problem(
-            str(path),
-            "token-file-unreadable",
-            f"the Hub token's file cannot be read ({(error.strerror or 'unreadable').lower()})",
-            "mend its owner or mode, or name another file in HF_TOKEN_PATH",
-        ) from None
+        raise failed(f"cannot be read ({(error.strerror or 'unreadable').lower()})") from None
 
 
-def _check(source: str, text: str) -> None:
-    """Refuse what no HTTP header or env file can carry: a token is one word of visible ASCII."""
+def check_token(text: str, failed: Callable[[str], InputError]) -> None:
+    """Refuse what no HTTP header or env file can carry: a token is one word of visible ASCII.
+
+    Raises:
+        InputError: what `failed` makes of the reason.
+    """
     if not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise _problem(
-            source,
-            "token-malformed",
-            "the Hub token holds a space, a line break or another character that no token has",
-            "write it anew: hf auth login" if source not in VARIABLES else f"set {source} to the token alone",
-        )
+        raise failed("it holds a space, a line break or another character that no token has")
+
+
+def _unreadable(path: Path) -> Callable[[str], InputError]:
+    return lambda why: _problem(
+        str(path),
+        "token-file-unreadable",
+        f"the Hub token's file {why}",
+        "mend its owner or mode, or name another file in HF_TOKEN_PATH",
+    )
+
+
+def _malformed(source: str) -> Callable[[str], InputError]:
+    remedy = f"set {source} to the token alone" if source in VARIABLES else "write it anew: hf auth login"
+    return lambda why: _problem(source, "token-malformed", f"the Hub token is none: {why}", remedy)
 
 
 def _problem(source: str, code: str, summary: str, remedy: str) -> InputError:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vmreconcile.core.fingerprints import Known, fingerprint
 from vmreconcile.core.launching import TOKEN_VARIABLE
+from vmreconcile.core.token_sources import token_sources
 from vmreconcile.effects.fleet import Fleet, Look, Session
-from vmreconcile.effects.token import find_token
+from vmreconcile.effects.token import TokenFound
+from vmreconcile.effects.token_sources import Surroundings, read_source
 from vmreconcile.effects.transport import TransportOptions
-from vmreconcile.flows.inputs import Inputs, connections, hosts_of
+from vmreconcile.errors import Diagnostic, InputError
+from vmreconcile.flows.inputs import Inputs, connections, hosts_of, refuse
 from vmreconcile.model.connection import Connection
 from vmreconcile.model.desired import DesiredFleet, DesiredState
 from vmreconcile.model.secret import Secret
-
-DEFAULT_SOURCE = "default"
-"""The token source that the Hub's own cache file, then the environment, stands behind."""
+from vmreconcile.model.tokens import DEFAULT_SOURCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class Reach:
     """Names, which as a pattern may mean something else (one with a blank in it, say)."""
     forks: int = 20
     options: TransportOptions
+    ask: Callable[[str], str] | None = None
+    """Asks a question whose answer does not show; None where nobody is at a terminal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ def prepared(
     hosts = hosts_of(inputs.inventory, reach.limit) if reach.hosts is None else reach.hosts
     reached = connections(inputs.inventory, hosts)
     salt = secrets.token_hex(16)
-    tokens, notes = _tokens(inputs.desired, reach)
+    tokens, notes = _secrets(inputs, hosts, reach)
     opener = open_host or _real_opener(reach.options)
     fleet = Fleet(
         open_host=lambda host: opener(reached[host]),
@@ -79,15 +82,39 @@ def _real_opener(options: TransportOptions) -> Callable[[Connection], Session]:
     return lambda connection: open_session(connection, options)
 
 
-def _tokens(desired: DesiredFleet, reach: Reach) -> tuple[dict[str, Secret], tuple[str, ...]]:
-    """The token of each source that some server needs, looked up once a run."""
-    wanted = {server.token for server in desired.servers if server.state is not DesiredState.ABSENT}
-    if DEFAULT_SOURCE not in wanted:
-        return {}, ()
-    found = find_token(reach.options.environ, reach.options.home)
-    if found is None:
-        return {}, ("no Hugging Face token on this controller: tokens that hosts have are left as they are",)
-    return {DEFAULT_SOURCE: found.secret}, found.warnings
+def _secrets(inputs: Inputs, hosts: tuple[str, ...], reach: Reach) -> tuple[dict[str, Secret], tuple[str, ...]]:
+    """The token of each source that some server on these hosts needs, and what the person should know about them."""
+    found = find_tokens(inputs, sources_in_use(inputs.desired, hosts), reach)
+    notes = [text for token in found.values() if token for text in token.warnings]
+    if found.get(DEFAULT_SOURCE, True) is None:
+        notes.append("no Hugging Face token on this controller: tokens that hosts have are left as they are")
+    return {name: token.secret for name, token in found.items() if token}, tuple(notes)
+
+
+def sources_in_use(desired: DesiredFleet, hosts: Iterable[str]) -> tuple[str, ...]:
+    """The names of the sources that servers on these hosts have; a server that is to go needs none."""
+    selected = frozenset(hosts)
+    wanted = (server for server in desired.servers if server.state is not DesiredState.ABSENT)
+    return tuple(sorted({server.token for server in wanted if server.token and server.id.host in selected}))
+
+
+def find_tokens(inputs: Inputs, names: Iterable[str], reach: Reach) -> dict[str, TokenFound | None]:
+    """Read each source once; None where the Hub's own places hold no token.
+
+    Raises:
+        InputError: with every source that fails.
+    """
+    sources = token_sources(inputs.inventory)
+    around = Surroundings(environ=reach.options.environ, home=reach.options.home, ask=reach.ask)
+    found: dict[str, TokenFound | None] = {}
+    problems: list[Diagnostic] = []
+    for name in names:
+        try:
+            found[name] = read_source(sources[name], around)
+        except InputError as error:
+            problems += error.diagnostics
+    refuse(problems)
+    return found
 
 
 def _looks(desired: DesiredFleet, reached: Mapping[str, Connection]) -> dict[str, Look]:

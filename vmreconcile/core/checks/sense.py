@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 
 from vmreconcile.core.checks.environment import GPUS
@@ -15,8 +14,6 @@ from vmreconcile.model.showing import shown
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.catalogue import Catalogue
 
-TOKEN_SOURCES = ("default",)
-NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 
 
@@ -36,7 +33,6 @@ def _check_layer(
     path: Path, layer: Mapping[str, JsonValue], below: Mapping[str, JsonValue], catalogue: Catalogue
 ) -> Iterator[Finding]:
     yield from _check_duration(path, layer)
-    yield from _check_token_source(path, layer)
     if type(layer.get("gpus")) is int and layer["gpus"] != 0:
         yield Finding(
             path=(*path, "gpus"),
@@ -71,22 +67,6 @@ def _check_layer(
             why="A list of GPUs is handed to the server in this very variable.",
             remedy="Keep gpus and remove the variable.",
             at_key=True,
-        )
-
-
-def _check_token_source(path: Path, layer: Mapping[str, JsonValue]) -> Iterator[Finding]:
-    yield from check_token_source(layer.get("hf_token"), (*path, "hf_token"))
-
-
-def check_token_source(source: JsonValue, path: Path) -> Iterator[Finding]:
-    """Whether a token source of that name exists; null is none."""
-    if isinstance(source, str) and NAME.fullmatch(source) and source not in TOKEN_SOURCES:
-        yield Finding(
-            path=path,
-            code="unknown-token-source",
-            summary=f"There is no token source {shown(source)}.",
-            why="default is the one source there is: the Hub's cache file here, else HF_TOKEN.",
-            remedy="Write default, or null for a server without a token.",
         )
 
 

@@ -1,0 +1,121 @@
+"""Named token sources: what each reads, how each fails, and that no failure shows a token."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+from huggingface_hub.utils import _auth
+
+from vmreconcile.effects.token_sources import Surroundings, read_source, stored_tokens, stored_tokens_path
+from vmreconcile.errors import InputError, Place
+from vmreconcile.model.tokens import SourceKind, TokenSource
+
+TOKEN = "hf_SENTINELsentinelSENTINELsentinel00"
+
+
+def source(kind: SourceKind, *words: str, timeout: float = 5.0) -> TokenSource:
+    """A source named lab, defined in a file of the inventory."""
+    place = Place(file="inventory/hosts.yml", line=3)
+    return TokenSource(name="lab", kind=kind, words=words, timeout=timeout, place=place)
+
+
+def around(home: Path, **environ: str) -> Surroundings:
+    """A home, and PATH beside the variables given."""
+    return Surroundings(environ={"PATH": os.environ["PATH"], **environ}, home=home)
+
+
+def read(one: TokenSource, surroundings: Surroundings) -> str:
+    """The token that a source gives."""
+    found = read_source(one, surroundings)
+    assert found is not None
+    return found.secret.reveal()
+
+
+def python(text: str) -> tuple[str, ...]:
+    """A program."""
+    return (sys.executable, "-c", text)
+
+
+def test_each_kind_gives_its_token(tmp_path: Path) -> None:
+    """A file (absolute, or below the home), a variable, a program, a prompt, a stored token; blanks around it go."""
+    (tmp_path / "secret").write_text(f"  {TOKEN}\n")
+    here = around(tmp_path, LAB=f"{TOKEN}\n")
+    assert read(source(SourceKind.FILE, str(tmp_path / "secret")), here) == TOKEN
+    assert read(source(SourceKind.FILE, "~/secret"), here) == TOKEN
+    assert read(source(SourceKind.ENV, "LAB"), here) == TOKEN
+    assert read(source(SourceKind.COMMAND, *python(f"print('{TOKEN}')")), here) == TOKEN
+    asked: list[str] = []
+
+    def ask(question: str) -> str:
+        asked.append(question)
+        return f"{TOKEN} "
+
+    there = Surroundings(environ={}, home=tmp_path, ask=ask)
+    assert read(source(SourceKind.PROMPT, "Token of the lab"), there) == TOKEN
+    assert asked == ["Token of the lab: "]
+
+
+def test_a_program_gets_the_environment_and_no_standard_input(tmp_path: Path) -> None:
+    """It runs without a shell: its words arrive as they are."""
+    program = python("import os, sys; print(os.environ['LAB'] + sys.argv[1] if not sys.stdin.read() else 'x')")
+    assert read(source(SourceKind.COMMAND, *program, "$LAB;'"), around(tmp_path, LAB="hf_a")) == "hf_a$LAB;'"
+
+
+def test_a_stored_token_is_the_one_that_the_client_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub's own writer, our reader."""
+    environ = {"HF_HOME": str(tmp_path / "hub")}
+    path = stored_tokens_path(environ, tmp_path)
+    monkeypatch.setattr(_auth.constants, "HF_STORED_TOKENS_PATH", str(path))
+    _auth._save_token(token=TOKEN, token_name="lab top")
+    assert stored_tokens(path) == {"lab top": TOKEN}
+    assert read(source(SourceKind.STORED, "lab top"), around(tmp_path, **environ)) == TOKEN
+    with pytest.raises(InputError, match="stored there: lab top"):
+        read_source(source(SourceKind.STORED, "other"), around(tmp_path, **environ))
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (source(SourceKind.FILE, "/nowhere/token"), "/nowhere/token is missing or empty"),
+        (source(SourceKind.FILE, "/etc"), "cannot be read"),
+        (source(SourceKind.ENV, "NOT_THERE"), "NOT_THERE is not set"),
+        (source(SourceKind.ENV, "TWO"), "a space, a line break"),
+        (source(SourceKind.PROMPT, "Token"), "nobody can be asked here"),
+        (source(SourceKind.STORED, "x"), "holds none"),
+        (source(SourceKind.COMMAND, "/no/such/program"), "no such file"),
+        (source(SourceKind.COMMAND, *python("pass")), "it printed nothing"),
+        (source(SourceKind.COMMAND, *python("import sys; sys.exit('locked: gpg')")), r"exit status 1: locked: gpg"),
+        (
+            source(SourceKind.COMMAND, *python(f"import sys; print('{TOKEN}'); sys.exit('{TOKEN} \x1b[31m')")),
+            r"exit status 1: \*\*\* \?\[31m",
+        ),
+        (source(SourceKind.COMMAND, *python("print('secret-text'); 1/0")), "exit status 1"),
+    ],
+)
+def test_a_source_that_fails_names_itself_and_shows_no_token(one: TokenSource, said: str, tmp_path: Path) -> None:
+    """The place, the source, what happened; neither the text nor the traceback holds what it printed."""
+    with pytest.raises(InputError, match=said) as caught:
+        read_source(one, around(tmp_path, TWO=f"{TOKEN} {TOKEN}"))
+    (problem,) = caught.value.diagnostics
+    assert str(problem.place) == "inventory/hosts.yml:3"
+    assert problem.summary.startswith("token source 'lab' (")
+    assert problem.remedy
+    text = io.StringIO()
+    traceback.print_exception(caught.value, file=text)
+    for secret in (TOKEN, "secret-text"):
+        assert secret not in text.getvalue() + str(problem.summary)
+
+
+def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
+    """Also where it left another behind that holds its output open."""
+    program = python("import subprocess, sys, time; subprocess.Popen(['sleep', '5']); time.sleep(60)")
+    begun = time.monotonic()
+    with pytest.raises(InputError, match=r"no end within 0\.5 s"):
+        read_source(source(SourceKind.COMMAND, *program, timeout=0.5), around(tmp_path))
+    assert time.monotonic() - begun < 4
