@@ -31,6 +31,7 @@ COMMANDS = {
     "start": "vmreconcile.cli.oneoff",
     "stop": "vmreconcile.cli.oneoff",
     "restart": "vmreconcile.cli.oneoff",
+    "auth": "vmreconcile.cli.auth",
 }
 """Where each command lives: modules are imported only when asked for."""
 

@@ -171,6 +171,32 @@ def _servers(command: Parser, *, save: bool) -> None:
         command.add_argument("--no-save", action="store_true", help="do not write state: to the model file")
 
 
+def _auth(commands: argparse._SubParsersAction[Parser]) -> None:
+    about = "the Hugging Face token: log in, see which token goes where, check access to every model"
+    group = commands.add_parser("auth", help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
+    parts = group.add_subparsers(dest="part", metavar="PART", required=True, parser_class=Parser)
+    for add in AUTH.values():
+        add(parts)
+
+
+def _auth_login(commands: argparse._SubParsersAction[Parser]) -> None:
+    _command(commands, "login", "log in to the Hub, as `hf auth login` does; the token is asked for, or read from stdin")
+
+
+def _auth_status(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = _command(commands, "status", "which token comes from where, whose it is, what it may do")
+    command.add_argument("--on-hosts", action="store_true", help="also the token that each server's host has")
+
+
+def _auth_check(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = _command(commands, "check", "ask the Hub whether each server's token may read its model")
+    command.add_argument("--on-hosts", action="store_true", help="ask from each host, with the token it has")
+    command.add_argument("--no-cache", action="store_true", help="ask anew what was asked within the last hour")
+
+
+AUTH = {"login": _auth_login, "status": _auth_status, "check": _auth_check}
+"""What adds each part of `auth`."""
+
 COMMANDS = {
     "init": _init,
     "validate": _validate,
@@ -183,5 +209,6 @@ COMMANDS = {
     "start": _start,
     "stop": _stop,
     "restart": _restart,
+    "auth": _auth,
 }
 """What adds each command, in the order of `--help`."""
