@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.parsers import every_parser
+from vmreconcile.cli.auth import PARTS
 from vmreconcile.cli.main import COMMANDS
-from vmreconcile.cli.parser import Parser, make_parser
+from vmreconcile.cli.parser import make_parser
 
 REQUIRED = {
     "inventory": ["--list"],
@@ -30,13 +32,8 @@ OWN = {
     "logs": {"-f", "-n"},
     "start": {"--no-save"},
     "stop": {"--no-save"},
+    "auth check": {"--no-cache"},
 }
-
-
-def parsers() -> dict[str, Parser]:
-    """The parser of each command."""
-    (action,) = [each for each in make_parser()._actions if isinstance(each, argparse._SubParsersAction)]
-    return dict(action.choices)
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -46,22 +43,23 @@ def parse(*words: str) -> argparse.Namespace:
 
 def test_the_commands_are_those_that_there_are() -> None:
     """Each can be called."""
-    assert set(parsers()) == set(COMMANDS)
+    assert {words.split()[0] for words in every_parser()} == set(COMMANDS)
+    assert {words.split()[1] for words in every_parser() if words.startswith("auth ")} == set(PARTS)
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("command", sorted(every_parser()))
 def test_every_command_takes_the_common_options(command: str) -> None:
     """And its own; `-f` is --forks everywhere but in `logs`, where it follows."""
-    options = {option for action in parsers()[command]._actions for option in action.option_strings}
+    options = {option for action in every_parser()[command]._actions for option in action.option_strings}
     assert options >= EVERYWHERE | OWN.get(command, set())
     assert ("-f" in options) or command == "logs"
-    assert all(action.help for action in parsers()[command]._actions if action.option_strings)
+    assert all(action.help for action in every_parser()[command]._actions if action.option_strings)
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("command", sorted(every_parser()))
 def test_defaults(command: str) -> None:
     """As the contract has them."""
-    found = parse(command, *REQUIRED.get(command, []))
+    found = parse(*command.split(), *REQUIRED.get(command, []))
     assert (found.inventory, found.models, found.limit) == (None, Path("models.d"), None)
     assert (found.json, found.verbose, found.no_color, found.no_input) == (False, 0, False, False)
     assert found.accept_new_host_keys is False

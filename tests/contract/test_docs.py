@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vmreconcile.cli.parser import make_parser
+from tests.lab.parsers import every_parser
 from vmreconcile.model.plan import Action, Reason
 from vmreconcile.model.steps import STEPS
 
@@ -18,20 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    """Every command's parser by name."""
-    (action,) = (each for each in make_parser()._actions if isinstance(each, argparse._SubParsersAction))
-    return dict(action.choices)
-
-
-@pytest.mark.parametrize("name", sorted(commands()))
+@pytest.mark.parametrize("name", sorted(every_parser()))
 def test_every_command_and_option_is_documented(name: str) -> None:
     """docs/commands.md names each command with each of its options, short and long."""
     text = (ROOT / "docs/commands.md").read_text()
     assert re.search(rf"^\| `{name}\b", text, re.MULTILINE)
     common, _, own = text.partition("## Commands")
     rows = "\n".join(line for line in own.splitlines() if f"`{name} " in line or f"`{name}`" in line)
-    for action in commands()[name]._actions:
+    for action in every_parser()[name]._actions:
         for option in action.option_strings:
             if option not in {"-h", "--help"}:
                 assert re.search(rf"(?<![\w-]){option}(?![\w-])", rows + common), f"{name} {option}"

@@ -151,4 +151,5 @@ class Cli:
         return [sys.executable, "-m", "vmreconcile", *argv]
 
     def _environ(self, env: Mapping[str, str] | None) -> dict[str, str]:
-        return {"HOME": str(self.home)} | self.env | dict(env or {})
+        # No test asks the real Hub; one that has a Hub of its own takes HF_HUB_OFFLINE back.
+        return {"HOME": str(self.home), "HF_HUB_OFFLINE": "1"} | self.env | dict(env or {})

@@ -108,6 +108,7 @@ def make_desk(folder: Path, capture: pytest.CaptureFixture[str], patch: pytest.M
         patch.delenv(name)
     patch.setenv("HOME", str(folder))
     patch.setenv("HF_TOKEN", TOKEN)
+    patch.setenv("HF_HUB_OFFLINE", "1")  # no test asks the real Hub
     patch.chdir(folder)
     patch.setattr(ready, "FIRST_PAUSE_S", 0.001)
     patch.setattr(ready, "LONGEST_PAUSE_S", 0.002)

@@ -129,6 +129,8 @@ class Hub:
                 return self._gated(name, token) or _json({})
             case ["tree", *_] if api:
                 return _json([_row(path, data) for path, data in sorted(repository.files.items())])
+            case ["revision", revision] if api and revision not in {"main", COMMIT}:
+                return _refusal(HTTPStatus.NOT_FOUND, "RevisionNotFound", f"Invalid rev id: {revision}")
             case [] | ["revision", _] if api:
                 return _json(_information(name, repository))
         return _refusal(HTTPStatus.NOT_FOUND, "", "Not Found")

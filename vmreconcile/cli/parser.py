@@ -180,17 +180,17 @@ def _auth(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _auth_login(commands: argparse._SubParsersAction[Parser]) -> None:
-    _command(commands, "login", "log in to the Hub, as `hf auth login` does; the token is asked for, or read from stdin")
+    _command(
+        commands, "login", "log in to the Hub, as `hf auth login` does; the token is asked for, or read from stdin"
+    )
 
 
 def _auth_status(commands: argparse._SubParsersAction[Parser]) -> None:
-    command = _command(commands, "status", "which token comes from where, whose it is, what it may do")
-    command.add_argument("--on-hosts", action="store_true", help="also the token that each server's host has")
+    _command(commands, "status", "which token comes from where, whose it is, what it may do")
 
 
 def _auth_check(commands: argparse._SubParsersAction[Parser]) -> None:
     command = _command(commands, "check", "ask the Hub whether each server's token may read its model")
-    command.add_argument("--on-hosts", action="store_true", help="ask from each host, with the token it has")
     command.add_argument("--no-cache", action="store_true", help="ask anew what was asked within the last hour")
 
 

@@ -19,7 +19,7 @@ from vmreconcile.core.reports import apply_json, plan_json
 from vmreconcile.effects.files import read_text, write_private
 from vmreconcile.errors import UsageError, VmreconcileError
 from vmreconcile.flows.prepare import Prepared, prepared
-from vmreconcile.flows.reconcile import Scope, inventory_digest, observe_and_plan, reconcile, within
+from vmreconcile.flows.reconcile import Scope, checked, inventory_digest, observe_and_plan, reconcile, within
 from vmreconcile.model.outcome import Outcome
 from vmreconcile.model.plan import Plan
 
@@ -32,7 +32,9 @@ def plan(arguments: argparse.Namespace) -> int:
     inputs = inputs_of(arguments)
     with prepared(inputs, reach_of(arguments)) as ready:
         _say_notes(ready)
-        _, found = observe_and_plan(ready, Scope(prune=arguments.prune), once=True)
+        scope = Scope(prune=arguments.prune)
+        view, found = observe_and_plan(ready, scope, once=True)
+        found = checked(ready, scope, view, found)
         if arguments.out:
             text = render(found, within(ready), version=__version__, inventory=inventory_digest(ready))
             write_private(arguments.out, text)

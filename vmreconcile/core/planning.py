@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vmreconcile.core.actions import Decision, decide, decide_unclaimed, exists
 from vmreconcile.core.blocks import Block, block_of
@@ -37,6 +37,8 @@ class Options:
     """Servers to restart even where nothing differs."""
     actions: frozenset[Action] | None = None
     """Actions that may be planned for wanted servers; None means all. One that needs another is left as it is."""
+    refused: Mapping[ServerId, Block] = field(default_factory=dict)
+    """Servers that could not load their model, as the Hub says."""
 
 
 def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
@@ -80,6 +82,11 @@ class _Judged:
         return self.decision.action in {Action.START, Action.RESTART, Action.RETUNE}
 
     @property
+    def loads(self) -> bool:
+        """Whether a new process loads the model."""
+        return self.decision.action is Action.START or self.decision.replaces
+
+    @property
     def leaves(self) -> bool:
         """Whether it gives up the ports that it listens on."""
         return self.decision.action in {Action.STOP, Action.REMOVE} or (self.decision.disruptive and self.moves)
@@ -98,7 +105,7 @@ def _plan_host(wanted: list[DesiredServer], host: HostView, options: Options, *,
             unclaimed.append(change)
             if change.pending:
                 freed |= _ports(observed)
-    blocks = _blocks(judged, freed)
+    blocks = _blocks(judged, freed, options.refused)
     return [*unclaimed, *(_change(each, blocks.get(each.subject.wanted.id)) for each in judged)]
 
 
@@ -107,7 +114,9 @@ def _ports(observed: ObservedServer) -> dict[int, str]:
     return dict.fromkeys(observed.process.ports if observed.process else (), observed.slug)
 
 
-def _blocks(judged: list[_Judged], freed: Mapping[int, str]) -> dict[ServerId, Block]:
+def _blocks(
+    judged: list[_Judged], freed: Mapping[int, str], refused: Mapping[ServerId, Block]
+) -> dict[ServerId, Block]:
     """What keeps servers from starting. A blocked one keeps its port, which may block the next."""
     blocks: dict[ServerId, Block] = {}
     while True:
@@ -117,6 +126,9 @@ def _blocks(judged: list[_Judged], freed: Mapping[int, str]) -> dict[ServerId, B
                 leaving |= _ports(each.subject.observed)
         found = {each.subject.wanted.id: block_of(each.subject, leaving) for each in judged if each.starts}
         now = {server: block for server, block in found.items() if block is not None}
+        for each in judged:
+            if each.loads and each.subject.wanted.id in refused:
+                now.setdefault(each.subject.wanted.id, refused[each.subject.wanted.id])
         if now.keys() == blocks.keys():
             return now
         blocks = now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmreconcile.core.fingerprints import Known, fingerprint
 from vmreconcile.core.launching import TOKEN_VARIABLE
@@ -15,6 +15,7 @@ from vmreconcile.effects.token import TokenFound
 from vmreconcile.effects.token_sources import Surroundings, read_source
 from vmreconcile.effects.transport import TransportOptions
 from vmreconcile.errors import Diagnostic, InputError
+from vmreconcile.flows.access import Hub
 from vmreconcile.flows.inputs import Inputs, connections, hosts_of, refuse
 from vmreconcile.model.connection import Connection
 from vmreconcile.model.desired import DesiredFleet, DesiredState
@@ -44,6 +45,7 @@ class Prepared:
     fleet: Fleet
     known: Known
     secrets: Mapping[str, Secret]
+    hub: Hub
     notes: tuple[str, ...] = ()
 
 
@@ -71,7 +73,8 @@ def prepared(
         salt=salt, tokens={name: fingerprint(salt, TOKEN_VARIABLE, token.reveal()) for name, token in tokens.items()}
     )
     try:
-        yield Prepared(inputs=inputs, hosts=hosts, fleet=fleet, known=known, secrets=tokens, notes=notes)
+        hub = Hub(options=reach.options, secrets=tokens)
+        yield Prepared(inputs=inputs, hosts=hosts, fleet=fleet, known=known, secrets=tokens, hub=hub, notes=notes)
     finally:
         fleet.close()
 
@@ -91,11 +94,16 @@ def _secrets(inputs: Inputs, hosts: tuple[str, ...], reach: Reach) -> tuple[dict
     return {name: token.secret for name, token in found.items() if token}, tuple(notes)
 
 
+def on_hosts(desired: DesiredFleet, hosts: Iterable[str]) -> DesiredFleet:
+    """What is wanted on these hosts: `--limit` narrows what is acted on."""
+    selected = frozenset(hosts)
+    return replace(desired, servers=tuple(server for server in desired.servers if server.id.host in selected))
+
+
 def sources_in_use(desired: DesiredFleet, hosts: Iterable[str]) -> tuple[str, ...]:
     """The names of the sources that servers on these hosts have; a server that is to go needs none."""
-    selected = frozenset(hosts)
-    wanted = (server for server in desired.servers if server.state is not DesiredState.ABSENT)
-    return tuple(sorted({server.token for server in wanted if server.token and server.id.host in selected}))
+    wanted = (server for server in on_hosts(desired, hosts).servers if server.state is not DesiredState.ABSENT)
+    return tuple(sorted({server.token for server in wanted if server.token}))
 
 
 def find_tokens(inputs: Inputs, names: Iterable[str], reach: Reach) -> dict[str, TokenFound | None]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from vmreconcile.core.access import block_by, questions_about, unreachable_notes
 from vmreconcile.core.fingerprints import digest
 from vmreconcile.core.planning import Options, make_plan
+from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.flows.execute import execute
-from vmreconcile.flows.prepare import Prepared
+from vmreconcile.flows.prepare import Prepared, on_hosts
 from vmreconcile.flows.run import Reporter, Run
 from vmreconcile.model.desired import DesiredFleet
 from vmreconcile.model.names import ServerId
@@ -35,17 +37,45 @@ REACHED_BY = ("ansible_connection", "ansible_host", "ansible_port", "vllm_state_
 def observe_and_plan(prepared: Prepared, scope: Scope = EVERYTHING, *, once: bool = False) -> tuple[FleetView, Plan]:
     """Look at every selected host and plan; changes nothing anywhere. `once`: no host is asked again afterwards."""
     view = prepared.fleet.observe(prepared.hosts, once=once)
-    options = Options(
+    return view, make_plan(within(prepared), view, _options(prepared, scope))
+
+
+def _options(prepared: Prepared, scope: Scope) -> Options:
+    return Options(
         known=prepared.known, prune=scope.prune, only=scope.only, restart=scope.restart, actions=scope.actions
     )
-    return view, make_plan(within(prepared), view, options)
+
+
+def checked(prepared: Prepared, scope: Scope, view: FleetView, plan: Plan) -> Plan:
+    """The plan with what the Hub would refuse blocked, before anything that runs is stopped for it.
+
+    Asks nobody where no server is about to load its model; a Hub that cannot be reached is told, and refuses nothing.
+    """
+    desired = within(prepared)
+    questions = questions_about(plan, desired, view, prepared.hub.asker)
+    if not questions:
+        return plan
+    verdicts = prepared.hub.verdicts(questions.values())
+    refused = {server: block_by(question, verdicts[question]) for server, question in questions.items()}
+    blocks = {server: block for server, block in refused.items() if block is not None}
+    if blocks:
+        plan = make_plan(desired, view, replace(_options(prepared, scope), refused=blocks))
+    return replace(plan, diagnostics=(*plan.diagnostics, *map(_unchecked, unreachable_notes(verdicts.items()))))
+
+
+def _unchecked(text: str) -> Diagnostic:
+    return Diagnostic(
+        place=Place(file="Hugging Face Hub"),
+        code="access-not-checked",
+        summary=text,
+        remedy="a server whose model is cached on its host may start all the same",
+        severity=Severity.WARNING,
+    )
 
 
 def within(prepared: Prepared) -> DesiredFleet:
     """What is wanted on the selected hosts: `--limit` narrows what is acted on."""
-    hosts = frozenset(prepared.hosts)
-    desired = prepared.inputs.desired
-    return replace(desired, servers=tuple(server for server in desired.servers if server.id.host in hosts))
+    return on_hosts(prepared.inputs.desired, prepared.hosts)
 
 
 def reconcile(
@@ -55,7 +85,8 @@ def reconcile(
     agreed: Callable[[Plan], Plan | None],
 ) -> tuple[Plan, Outcome | None]:
     """Make it so. `agreed` sees the plan first and gives back what may be carried out, or None."""
-    _, plan = observe_and_plan(prepared, scope)
+    view, plan = observe_and_plan(prepared, scope)
+    plan = checked(prepared, scope, view, plan)
     approved = agreed(plan)
     if approved is None:
         return plan, None

@@ -70,6 +70,11 @@ class Reason(enum.StrEnum):
     NO_RUNTIME = "no_runtime"
     FOLDER_UNUSABLE = "folder_unusable"
     ARGUMENT_UNKNOWN = "argument_unknown"
+    GATED = "gated"
+    TOKEN_MISSING = "token_missing"  # noqa: S105 - a reason's name
+    TOKEN_INVALID = "token_invalid"  # noqa: S105 - a reason's name
+    MODEL_NOT_FOUND = "model_not_found"
+    REVISION_NOT_FOUND = "revision_not_found"
     PLAN_STALE = "plan_stale"
 
 

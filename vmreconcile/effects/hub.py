@@ -1,0 +1,131 @@
+"""The Hugging Face Hub, asked through huggingface_hub itself: may a token read a model, whose is it, log it in.
+
+Imports huggingface_hub only when something is asked. No message that leaves this module holds a token.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from vmreconcile.errors import VmreconcileError
+from vmreconcile.model.access import Access, Identity, Question, Verdict
+from vmreconcile.model.secret import Secret
+from vmreconcile.model.showing import masked
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+TIMEOUT_S = 10.0
+
+
+def ask(question: Question, token: Secret | None) -> Verdict:
+    """Ask whether the token may read the model; never raises for what the Hub or the network does."""
+    from huggingface_hub.errors import (  # noqa: PLC0415 - 60 ms, and most runs ask nothing
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        _ask(question, _api(question.endpoint, token))
+    except GatedRepoError as error:
+        return Verdict(access=Access.GATED if token else Access.NO_TOKEN, detail=_said(error, token))
+    except RevisionNotFoundError as error:
+        return Verdict(access=Access.NO_SUCH_REVISION, detail=_said(error, token))
+    except RepositoryNotFoundError as error:
+        return Verdict(access=Access.NO_SUCH_MODEL, detail=_said(error, token))
+    except HFValidationError as error:
+        return Verdict(access=Access.NO_SUCH_MODEL, detail=_said(error, token))
+    except HfHubHTTPError as error:
+        if token and _status(error) == 401:
+            return Verdict(access=Access.TOKEN_INVALID, detail=_said(error, token))
+        return Verdict(access=Access.HUB_UNREACHABLE, detail=_said(error, token))
+    except Exception as error:  # noqa: BLE001 - whatever the network, TLS or an odd answer makes of it
+        return Verdict(access=Access.HUB_UNREACHABLE, detail=_said(error, token))
+    return Verdict(access=Access.OK)
+
+
+def _ask(question: Question, api: HfApi) -> None:
+    """Two questions: the model's metadata tells whether it is there, and whether its files have a gate."""
+    seen = api.model_info(question.model, revision=question.revision or None, timeout=TIMEOUT_S)
+    if seen.gated is not False and seen.gated is not None:
+        api.auth_check(question.model)
+
+
+def whoami(token: Secret, endpoint: str) -> Identity:
+    """Ask whose a token is; never raises for what the Hub or the network does."""
+    try:
+        seen = _api(endpoint, token).whoami()
+    except Exception as error:  # noqa: BLE001 - as above
+        return Identity(problem=_said(error, token), invalid=_status(error) in {401, 403})
+    auth = _part(_part(seen, "auth"), "accessToken")
+    expires = auth.get("expiresAt") or _part(seen, "auth").get("expiresAt") or ""
+    return Identity(
+        user=str(seen.get("name", "")),
+        token_name=str(auth.get("displayName", "")),
+        role=str(auth.get("role", "")),
+        expires=str(expires),
+    )
+
+
+def log_in(token: Secret) -> None:
+    """Store the token as `hf auth login` does: in the Hub's cache file, and under its name.
+
+    Raises:
+        VmreconcileError: the Hub does not accept it, cannot be asked, or the file cannot be written.
+    """
+    from huggingface_hub import login  # noqa: PLC0415 - as above
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells what we tell
+    try:
+        login(token=token.reveal(), add_to_git_credential=False)
+    except Exception as error:  # noqa: BLE001 - as above
+        if _status(error) in {401, 403}:
+            raise VmreconcileError(
+                "the Hub does not accept this token", remedy="make one on the page settings/tokens of your account"
+            ) from None
+        raise VmreconcileError(
+            f"the token could not be stored: {_said(error, token)}", remedy="look at the network, or at HF_ENDPOINT"
+        ) from None
+
+
+def _api(endpoint: str, token: Secret | None) -> HfApi:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import HfApi  # noqa: PLC0415 - as above
+
+    return HfApi(endpoint=endpoint, token=token.reveal() if token else False, library_name="vmreconcile")
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status that an error was made of; 0 for none."""
+    cause: object = error
+    while cause is not None:
+        status = getattr(getattr(cause, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+        cause = getattr(cause, "__cause__", None)
+    return 0
+
+
+def _said(error: Exception, token: Secret | None) -> str:
+    """The first telling line of an error, without the token."""
+    status = _status(error)
+    text = getattr(error, "server_message", None) or str(error) or type(error).__name__
+    line = next((line.strip() for line in str(text).splitlines() if line.strip()), type(error).__name__)
+    if token:
+        line = line.replace(token.reveal(), "***")
+    line = "".join(letter if letter.isprintable() else "?" for letter in masked(line))[:200]
+    return f"{status} {line}" if status and not line.startswith(str(status)) else line
+
+
+def _part(data: Mapping[str, object], name: str) -> Mapping[str, object]:
+    inner = data.get(name)
+    return inner if isinstance(inner, dict) else {}
+
+
+Asking = Callable[[Question, Secret | None], Verdict]

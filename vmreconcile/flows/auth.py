@@ -1,0 +1,102 @@
+"""Tokens and access as they stand: which source gives whose token to which servers, and what the Hub says of models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from vmreconcile.core.access import endpoint_of, questions_of, without_offline
+from vmreconcile.core.token_sources import token_sources
+from vmreconcile.effects.hub import whoami
+from vmreconcile.errors import InputError
+from vmreconcile.flows.access import Hub
+from vmreconcile.flows.inputs import Inputs, hosts_of
+from vmreconcile.flows.prepare import Reach, find_tokens, on_hosts, sources_in_use
+from vmreconcile.model.access import Access, Identity, Question, Verdict
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.tokens import TokenSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceStatus:
+    """One source in use: where its token was found ("" for nowhere), whose it is, who has it, why it gives none."""
+
+    source: TokenSource
+    found_in: str = ""
+    identity: Identity | None = None
+    servers: tuple[ServerId, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problem: str = ""
+    remedy: str = ""
+
+
+def source_statuses(inputs: Inputs, reach: Reach) -> tuple[SourceStatus, ...]:
+    """Every source that servers on the selected hosts have, by name; each token's owner is asked of the Hub."""
+    hosts = hosts_of(inputs.inventory, reach.limit)
+    sources = token_sources(inputs.inventory)
+    return tuple(_status(sources[name], inputs, reach) for name in sources_in_use(inputs.desired, hosts))
+
+
+def _status(source: TokenSource, inputs: Inputs, reach: Reach) -> SourceStatus:
+    hosts = frozenset(hosts_of(inputs.inventory, reach.limit))
+    servers = tuple(
+        server.id for server in inputs.desired.servers if server.token == source.name and server.id.host in hosts
+    )
+    try:
+        token = find_tokens(inputs, [source.name], reach)[source.name]
+    except InputError as error:
+        problem = error.diagnostics[0]
+        return SourceStatus(source=source, servers=servers, problem=problem.summary, remedy=problem.remedy)
+    if token is None:
+        remedy = "vmreconcile auth login, or set HF_TOKEN"
+        return SourceStatus(source=source, servers=servers, problem="there is no token", remedy=remedy)
+    hub = Hub(options=reach.options)
+    identity = None if hub.offline else whoami(token.secret, endpoint_of(reach.options.environ))
+    return SourceStatus(
+        source=source, found_in=token.source, identity=identity, servers=servers, warnings=token.warnings
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """One question, the Hub's verdict, and the servers that it is about."""
+
+    question: Question
+    verdict: Verdict
+    servers: tuple[ServerId, ...]
+
+
+def check_access(inputs: Inputs, reach: Reach, *, fresh: bool) -> tuple[Checked, ...]:
+    """Every model of the servers on the selected hosts, asked with the token that they get.
+
+    Raises:
+        InputError: a token source fails.
+    """
+    hosts = hosts_of(inputs.inventory, reach.limit)
+    desired = on_hosts(inputs.desired, hosts)
+    found = find_tokens(inputs, sources_in_use(desired, hosts), reach)
+    hub = Hub(options=reach.options, secrets={name: token.secret for name, token in found.items() if token})
+    if hub.offline:
+        online = replace(hub.asker, environ=without_offline(reach.options.environ))
+        questions = questions_of(desired, online)
+        verdicts = dict.fromkeys(questions, Verdict(access=Access.OFFLINE))
+    else:
+        questions = questions_of(desired, hub.asker)
+        verdicts = hub.verdicts(questions, fresh=fresh)
+    return tuple(
+        Checked(question=question, verdict=verdicts[question], servers=tuple(servers))
+        for question, servers in questions.items()
+    )
+
+
+def refused(checks: Iterable[Checked]) -> bool:
+    """Whether some server could not load its model, or could not be asked about."""
+    return any(check.verdict.access is not Access.OK for check in checks)
+
+
+def counted(checks: Iterable[Checked]) -> Mapping[Access, int]:
+    """How many questions ended in which verdict."""
+    found: dict[Access, int] = {}
+    for check in checks:
+        found[check.verdict.access] = found.get(check.verdict.access, 0) + 1
+    return found
