@@ -374,3 +374,29 @@ def test_help_imports_little() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
     assert not {"fabric", "paramiko", "rich", "yaml", "jsonschema", "huggingface_hub"} & loaded
+
+
+def test_tuning_rules_count_and_are_explained(desk: Desk) -> None:
+    """A file beside the models is found, one by name too; what it sets shows in show and plan --explain."""
+    rules = (
+        "rules:\n- name: few\n  match: {model: '*qwen'}\n  set: {max_num_seqs: {value: 8}}\n  reason: long requests\n"
+    )
+    desk.write("tuning.yaml", rules)
+    assert desk("apply", "-y").code == 0
+    assert "--max-num-seqs" in desk("show", "qwen@gpu1", "--json").json["argv"]
+    shown = desk("show", "qwen@gpu1").out
+    assert "tuning.yaml:2:3 (rule few)" in shown
+    assert "max_num_seqs is 8  (rule few: long requests)" in shown
+    desk.change("value: 8", "value: 16", "tuning.yaml")
+    said = desk("plan", "--explain").out
+    assert "args.max_num_seqs  8 → 16   (tuning.yaml:2:3 (rule few))   restarts it" in said
+    assert "tuning: max_num_seqs is 16 (rule few: long requests)" in said
+    desk.write("other/rules.yaml", rules.replace("8", "32"))
+    changes = desk("plan", "--json", "--tuning", "other/rules.yaml").json["changes"]
+    assert {row["fields"][0]["after"] for row in changes} == {32}
+    desk.change("max_num_seqs", "max_num_seq", "tuning.yaml")
+    said = desk("validate")
+    assert said.code == 5
+    assert "tuning.yaml:4" in said.out
+    assert "did you mean" in said.out
+    assert desk("validate", "--tuning", "not/there.yaml").code == 5

@@ -21,7 +21,20 @@ REQUIRED = {
     "restart": ["m"],
 }
 EVERYWHERE = {
-    *("-i", "--inventory", "-m", "--models", "-l", "--limit", "--json", "--forks", "-v", "--no-color", "--timeout"),
+    *(
+        "-i",
+        "--inventory",
+        "-m",
+        "--models",
+        "-l",
+        "--limit",
+        "--json",
+        "--forks",
+        "-v",
+        "--no-color",
+        "--timeout",
+        "--tuning",
+    ),
     *("--no-input", "--accept-new-host-keys"),
 }
 OWN = {

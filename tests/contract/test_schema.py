@@ -29,11 +29,11 @@ from vmreconcile.runtimes.registry import RUNTIMES
 from vmreconcile.vllm.catalogue import TOOL_OWNED, catalogue_for
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL, VARIABLES, ARGUMENTS = (json.loads(schema_text(name)) for name in NAMES)
+MODEL, VARIABLES, ARGUMENTS, TUNING = (json.loads(schema_text(name)) for name in NAMES)
 REGISTRY = Registry().with_resources(
     [
         (name, DRAFT202012.create_resource(schema))
-        for name, schema in zip(NAMES, (MODEL, VARIABLES, ARGUMENTS), strict=True)
+        for name, schema in zip(NAMES, (MODEL, VARIABLES, ARGUMENTS, TUNING), strict=True)
     ]
 )
 
@@ -56,14 +56,14 @@ def _objects(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]
             yield from _objects(inner, f"{path}/{index}")
 
 
-@pytest.mark.parametrize("schema", [MODEL, VARIABLES, ARGUMENTS], ids=NAMES)
+@pytest.mark.parametrize("schema", [MODEL, VARIABLES, ARGUMENTS, TUNING], ids=NAMES)
 def test_each_is_a_valid_schema_of_draft_2020_12(schema: dict[str, Any]) -> None:
     """It names the draft and obeys the draft's own schema."""
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     Draft202012Validator.check_schema(schema)
 
 
-@pytest.mark.parametrize("schema", [MODEL, VARIABLES, ARGUMENTS], ids=NAMES)
+@pytest.mark.parametrize("schema", [MODEL, VARIABLES, ARGUMENTS, TUNING], ids=NAMES)
 def test_every_property_is_described_and_no_other_is_allowed(schema: dict[str, Any]) -> None:
     """`description` on every property, `additionalProperties: false` on every object."""
     found = list(_objects(schema))
@@ -74,11 +74,11 @@ def test_every_property_is_described_and_no_other_is_allowed(schema: dict[str, A
             assert entry.get("description"), f"{path}/{name}"
 
 
-@pytest.mark.parametrize("schema", [MODEL, VARIABLES], ids=NAMES[:2])
+@pytest.mark.parametrize("schema", [MODEL, VARIABLES, TUNING], ids=[*NAMES[:2], NAMES[3]])
 def test_examples_and_defaults_obey_their_own_schema(schema: dict[str, Any]) -> None:
     """What an editor offers is right."""
     Draft202012Validator(schema, registry=REGISTRY).validate(schema.get("examples", [{}])[0])
-    file = NAMES[(MODEL, VARIABLES).index(schema)]
+    file = NAMES[[MODEL, VARIABLES, ARGUMENTS, TUNING].index(schema)]
     for path, one in _objects(schema):
         for name, entry in one.get("properties", {}).items():
             checker = _checker(f"{file}#{path}/properties/{name}")
@@ -88,7 +88,7 @@ def test_examples_and_defaults_obey_their_own_schema(schema: dict[str, Any]) -> 
 
 def test_properties_have_a_sentence_for_people_and_an_example() -> None:
     """`errorMessage` is what editors and `validate` say; every property of a model has an example."""
-    for _, one in [*_objects(MODEL), *_objects(VARIABLES)]:
+    for _, one in [*_objects(MODEL), *_objects(VARIABLES), *_objects(TUNING)]:
         for name, entry in one.get("properties", {}).items():
             if not entry.get("$ref", "").startswith("#"):
                 assert entry["errorMessage"].endswith("."), name
@@ -100,7 +100,7 @@ def test_the_schema_agrees_with_the_dataclasses() -> None:
     keys = set(MODEL["properties"])
     fields = {field.name for field in dataclasses.fields(DesiredServer)}
     renamed = {"settings": "args", "token": "hf_token", "id": "name"}
-    from_hosts = {"executable", "state_dir", "origins"}
+    from_hosts = {"executable", "state_dir", "origins", "rules"}
     assert {renamed.get(name, name) for name in fields - from_hosts} == keys - {"hosts", "replicas", "overrides"}
     properties = MODEL["properties"]
     assert properties["state"]["enum"] == [state.value for state in DesiredState]
@@ -181,6 +181,6 @@ def test_models_that_the_project_ships_are_valid_for_editors(tmp_path: Path) -> 
 
 
 def test_validate_gets_what_it_needs() -> None:
-    """`read_schemas` holds both schemas by name, read once."""
-    assert read_schemas() == {NAMES[0]: MODEL, NAMES[1]: VARIABLES}
+    """`read_schemas` holds the schemas that files are checked by, by name, read once."""
+    assert read_schemas() == {NAMES[0]: MODEL, NAMES[1]: VARIABLES, NAMES[3]: TUNING}
     assert read_schemas() is read_schemas()

@@ -44,7 +44,7 @@ def lasting(stream: TextIO) -> Iterator[None]:
 def sources_of(arguments: argparse.Namespace) -> Sources:
     """Where to read from."""
     inventory = tuple(arguments.inventory or ["inventory"])
-    return Sources(inventory=inventory, models=arguments.models, environ=dict(os.environ))
+    return Sources(inventory=inventory, models=arguments.models, environ=dict(os.environ), tuning=arguments.tuning)
 
 
 def inputs_of(arguments: argparse.Namespace) -> Inputs:

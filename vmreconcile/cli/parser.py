@@ -62,6 +62,7 @@ def _command(commands: argparse._SubParsersAction[Parser], name: str, about: str
     shared = command.add_argument_group("on every command")
     shared.add_argument("-i", "--inventory", action="append", metavar="PATH", help="inventory source (inventory)")
     shared.add_argument("-m", "--models", type=Path, default=Path("models.d"), metavar="PATH", help="models (models.d)")
+    shared.add_argument("--tuning", type=Path, metavar="PATH", help="tuning rules (tuning.yaml beside the models)")
     shared.add_argument("-l", "--limit", metavar="PATTERN", help="act only on the hosts that this pattern names")
     shared.add_argument("--json", action="store_true", help="print one JSON document")
     shared.add_argument(*forks, type=_positive, default=20, metavar="N", help="hosts at a time (20)")

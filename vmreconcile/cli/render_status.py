@@ -99,6 +99,10 @@ def show_text(shown: Shown, style: Style) -> str:
         lines += [
             f"  {name:<16} {_seen(name, value)}" for name, value in observed.items() if value not in (None, [], {})
         ]
+    tuning = document["tuning"]
+    if isinstance(tuning, list) and tuning:
+        lines.append("tuning")
+        lines += [f"  {_rule_line(each)}" for each in tuning]
     drift = document["drift"]
     if isinstance(drift, list) and drift:
         lines.append("differs")
@@ -107,6 +111,11 @@ def show_text(shown: Shown, style: Style) -> str:
     if isinstance(argv, list):
         lines += ["argv", *(f"  {printable(str(argument))}" for argument in argv)]
     return "\n".join(lines)
+
+
+def _rule_line(value: JsonValue) -> str:
+    data = value if isinstance(value, dict) else {}
+    return printable(f"{data['argument']} {data['done']}  (rule {data['rule']}: {data['reason']})")
 
 
 def _seen(name: str, value: JsonValue) -> str:

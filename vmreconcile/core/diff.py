@@ -14,6 +14,7 @@ from vmreconcile.model.launch import MARKER, Launch
 from vmreconcile.model.observed import EnvFile, EnvValue, HostView, ObservedServer, Process
 from vmreconcile.model.plan import Field
 from vmreconcile.model.secret import HIDDEN
+from vmreconcile.model.tuning import Tuned
 from vmreconcile.runtimes.base import Runtime
 from vmreconcile.vllm.catalogue import Catalogue
 from vmreconcile.vllm.command import SECRET_ARGUMENTS, differences, from_argv
@@ -58,6 +59,8 @@ class Subject:
     runtime: Runtime
     catalogue: Catalogue
     known: Known
+    tuning: tuple[Tuned, ...] = ()
+    """What tuning rules did to `wanted`."""
 
 
 def drift_of(subject: Subject) -> Drift:

@@ -12,6 +12,7 @@ from vmreconcile.core.fingerprints import Known, digest
 from vmreconcile.core.launching import launch_settings, make_launch
 from vmreconcile.core.notices import notices, shared_machines
 from vmreconcile.core.phases import phase_of, runtime_of
+from vmreconcile.core.tuning import tuned
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Phase
@@ -137,6 +138,7 @@ def _blocks(
 def subject_of(server: DesiredServer, host: HostView, known: Known) -> Subject:
     """A wanted server beside what was seen of it."""
     catalogue = catalogue_for(host.installed(server.executable).version)
+    server, tuning = tuned(server, host, catalogue)
     token_known = server.token is not None and server.token in known.tokens
     return Subject(
         wanted=server,
@@ -146,6 +148,7 @@ def subject_of(server: DesiredServer, host: HostView, known: Known) -> Subject:
         runtime=choose(server.runtime, host),
         catalogue=catalogue,
         known=known,
+        tuning=tuning,
     )
 
 
@@ -184,6 +187,7 @@ def _change(judged: _Judged, block: Block | None) -> Change:
         fields=decision.fields,
         note=decision.note,
         remedy=decision.remedy,
+        tuning=tuple(map(str, subject.tuning)),
         stops=_taking_down(subject, decision),
         steps=_steps(subject, decision),
         early=judged.moves and decision.disruptive,

@@ -12,10 +12,12 @@ from typing import Any
 from vmreconcile.core.durations import seconds
 from vmreconcile.core.layers import Layer, argument_layer, env_layer, merge_arguments, merge_env
 from vmreconcile.core.placement import Placement
+from vmreconcile.core.tuning import for_model, suggestions
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health, Rollout
 from vmreconcile.model.document import Document, Path
 from vmreconcile.model.inventory import Host, Inventory
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.tuning import Rule
 from vmreconcile.model.values import JsonValue, Origin, OriginKind, Setting
 from vmreconcile.vllm.catalogue import Catalogue
 
@@ -30,15 +32,17 @@ _KEYS = ("model", "revision", "port", "replicas", "state", "gpus", "runtime", "h
 _DEFAULT = Origin(kind=OriginKind.DEFAULT)
 
 
-def resolve(documents: Sequence[Document], inventory: Inventory, *, catalogue: Catalogue) -> DesiredFleet:
+def resolve(
+    documents: Sequence[Document], inventory: Inventory, *, catalogue: Catalogue, rules: tuple[Rule, ...] = ()
+) -> DesiredFleet:
     """Every wanted server, sorted by host, model and replica. The documents passed `validate` without an error."""
-    resolver = _Resolver(inventory, catalogue)
+    resolver = _Resolver(inventory, catalogue, rules)
     servers: list[DesiredServer] = []
     for document in documents:
         if document.content is not None:
             servers += resolver.servers(document)
     servers.sort(key=lambda server: (server.id.host, server.id.model, server.id.replica))
-    return DesiredFleet(servers=tuple(servers))
+    return DesiredFleet(servers=tuple(servers), warnings=suggestions(servers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,8 @@ class _Shared:
 class _Resolver:
     """Remembers hosts' layers by the identity of their variables' values, which hosts of a group share."""
 
-    def __init__(self, inventory: Inventory, catalogue: Catalogue) -> None:
+    def __init__(self, inventory: Inventory, catalogue: Catalogue, rules: tuple[Rule, ...]) -> None:
+        self._rules = rules
         self._inventory = inventory
         self._catalogue = catalogue
         self._placement = Placement(inventory)
@@ -73,7 +78,7 @@ class _Resolver:
         """The servers of one model."""
         name = str(document.get("name"))
         overrides = self._placement.overrides(document)
-        layers = _ModelLayers(document, self._catalogue)
+        layers = _ModelLayers(document, self._catalogue, self._rules)
         known: dict[tuple[int, tuple[str, ...]], _Shared] = {}
         for host in self._placement.hosts(document.get("hosts")):
             below, keys = self._host_layer(host), overrides.get(host, ())
@@ -109,7 +114,8 @@ def _read_host(host: Host, catalogue: Catalogue) -> _HostLayer:
 class _ModelLayers:
     """The model file and its overrides, read once."""
 
-    def __init__(self, document: Document, catalogue: Catalogue) -> None:
+    def __init__(self, document: Document, catalogue: Catalogue, rules: tuple[Rule, ...]) -> None:
+        self._rules = rules
         self._document = document
         self._catalogue = catalogue
         self._layers: dict[str, tuple[dict[str, Setting], Layer, Layer]] = {}
@@ -145,6 +151,7 @@ class _ModelLayers:
                 "health": _health(said.get("health")),
                 "rollout": _rollout(said.get("rollout")),
                 "origins": _origins(said, fields),
+                "rules": for_model(self._rules, str(said["model"].value)),
             },
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from vmreconcile.effects.yaml_text import read_yaml
@@ -40,6 +41,18 @@ def load_models(path: Path) -> tuple[Document, ...]:
         document = _unusable(path, "models-empty", f"{_name(path)} holds no *.yaml file.", _START, why)
         return (document,)
     return tuple(load_document(path / name) for name in names)
+
+
+SHIPPED_RULES = Path(__file__).resolve().parents[1] / "vllm/tuning.yaml"
+
+
+def load_tuning(path: Path) -> Document:
+    """A file of tuning rules. Never raises for what it holds."""
+    document = load_document(path)
+    remedy = "Begin with 'rules:' (docs/tuning.md)."
+    told = {"file-empty", "not-a-mapping"}
+    problems = (replace(each, remedy=remedy) if each.code in told else each for each in document.problems)
+    return replace(document, problems=tuple(problems))
 
 
 def _is_model(name: str) -> bool:

@@ -11,13 +11,14 @@ from types import MappingProxyType
 
 from vmreconcile.model.values import JsonValue
 
-NAMES = ("model.schema.json", "host-vars.schema.json", "vllm-args.schema.json")
+TUNING_SCHEMA = "tuning.schema.json"
+NAMES = ("model.schema.json", "host-vars.schema.json", "vllm-args.schema.json", TUNING_SCHEMA)
 
 
 @functools.cache
 def read_schemas() -> Mapping[str, Mapping[str, JsonValue]]:
     """The schemas that `validate` needs, by file name. Read once; that of vLLM's arguments is for editors alone."""
-    needed = NAMES[:2]
+    needed = (*NAMES[:2], TUNING_SCHEMA)
     return MappingProxyType({name: json.loads(schema_text(name)) for name in needed})
 
 

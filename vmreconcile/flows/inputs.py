@@ -6,19 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmreconcile.core.checks.shape import Shape
+from vmreconcile.core.checks.tuning import check_tuning
 from vmreconcile.core.connection import connection_of
 from vmreconcile.core.patterns import select, unmatched
 from vmreconcile.core.resolve import resolve
+from vmreconcile.core.tuning import rules_of, together
 from vmreconcile.core.validate import validate
 from vmreconcile.effects.inventory import read_inventory
-from vmreconcile.effects.load import load_models
+from vmreconcile.effects.load import SHIPPED_RULES, load_models, load_tuning
 from vmreconcile.effects.retry import read_retry
-from vmreconcile.effects.schemas import read_schemas
+from vmreconcile.effects.schemas import TUNING_SCHEMA, read_schemas
 from vmreconcile.errors import Diagnostic, InputError, Severity, UsageError
 from vmreconcile.model.connection import Connection
 from vmreconcile.model.desired import DesiredFleet
 from vmreconcile.model.document import Document
 from vmreconcile.model.inventory import Inventory
+from vmreconcile.model.tuning import Rule
 from vmreconcile.vllm.catalogue import catalogue_for
 
 
@@ -29,15 +33,18 @@ class Sources:
     inventory: tuple[str, ...]
     models: Path
     environ: Mapping[str, str]
+    tuning: Path | None = None
+    """A file of tuning rules; None is `tuning.yaml` beside the models, where there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """The files' content, checked. `warnings` are what did not refuse the run."""
+    """The files' content, checked. `warnings` are what did not refuse the run. `rules` are shipped and own ones."""
 
     inventory: Inventory
     documents: tuple[Document, ...]
     desired: DesiredFleet
+    rules: tuple[Rule, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
 
 
@@ -57,9 +64,11 @@ def check(sources: Sources) -> Checked:
     except InputError as error:
         documents = load_models(sources.models)
         problems = tuple(problem for document in documents for problem in document.problems)
+        problems = (*read_rules(sources)[1], *problems)
         return Checked(problems=(*error.diagnostics, *problems), models=len(documents))
     documents = load_models(sources.models)
-    return Checked(problems=_problems(documents, inventory), models=len(documents), hosts=len(inventory.hosts))
+    problems = (*read_rules(sources)[1], *_problems(documents, inventory))
+    return Checked(problems=problems, models=len(documents), hosts=len(inventory.hosts))
 
 
 def _problems(documents: tuple[Document, ...], inventory: Inventory) -> tuple[Diagnostic, ...]:
@@ -75,10 +84,23 @@ def read_inputs(sources: Sources) -> Inputs:
     """
     inventory = read_inventory(sources.inventory, environ=sources.environ)
     documents = load_models(sources.models)
-    problems = _problems(documents, inventory)
+    rules, wrong = read_rules(sources)
+    problems = (*wrong, *_problems(documents, inventory))
     refuse(problems)
-    desired = resolve(documents, inventory, catalogue=catalogue_for(None))
-    return Inputs(inventory=inventory, documents=documents, desired=desired, warnings=problems)
+    desired = resolve(documents, inventory, catalogue=catalogue_for(None), rules=rules)
+    return Inputs(inventory=inventory, documents=documents, desired=desired, rules=rules, warnings=problems)
+
+
+def read_rules(sources: Sources) -> tuple[tuple[Rule, ...], tuple[Diagnostic, ...]]:
+    """The tuning rules shipped and the user's own, and what is wrong with the latter."""
+    catalogue = catalogue_for(None)
+    shipped = rules_of(load_tuning(SHIPPED_RULES), catalogue)
+    path = sources.tuning or sources.models.absolute().parent / "tuning.yaml"
+    if sources.tuning is None and not path.exists():
+        return shipped, ()
+    document = load_tuning(path if sources.tuning else sources.models.parent / "tuning.yaml")
+    wrong = check_tuning(document, Shape(read_schemas()[TUNING_SCHEMA]), catalogue)
+    return together(shipped, rules_of(document, catalogue)), wrong
 
 
 def refuse(problems: Sequence[Diagnostic]) -> None:

@@ -16,6 +16,7 @@ from vmreconcile.flows.prepare import Prepared
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer, Unreachable
+from vmreconcile.model.tuning import Tuned
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.catalogue import catalogue_for
 from vmreconcile.vllm.command import SECRET_ARGUMENTS, from_argv
@@ -56,13 +57,29 @@ def show_server(server: ServerId, prepared: Prepared) -> Shown:
         "desired": _wanted(wanted) if wanted else None,
         "observed": _observed(observed, host, wanted) if observed and host else None,
         "argv": None,
+        "tuning": [],
         "drift": [],
     }
     if wanted and host:
         subject = subject_of(wanted, host, prepared.known)
+        document["desired"] = _wanted(subject.wanted)
+        document["tuning"] = [tuned_json(each) for each in subject.tuning]
         document["argv"] = list(subject.launch.argv)
         document["drift"] = [field_json(each) for each in drift_of(subject).fields]
     return Shown(document=document, unreachable=view.unreachable[0] if view.unreachable else None)
+
+
+def tuned_json(each: Tuned) -> Json:
+    """What one tuning rule did to one argument."""
+    return {
+        "argument": each.argument,
+        "value": each.value,
+        "rule": each.rule.name,
+        "done": each.done,
+        "reason": each.rule.reason,
+        "source": each.rule.source or None,
+        "origin": str(each.rule.place) if each.rule.place else None,
+    }
 
 
 def _wanted(server: DesiredServer) -> Json:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from vmreconcile.errors import Diagnostic
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.tuning import Rule
 from vmreconcile.model.values import Origin, Setting
 
 
@@ -60,6 +61,8 @@ class DesiredServer:
     rollout: Rollout = field(default_factory=Rollout)
     origins: Mapping[str, Origin] = field(default_factory=dict)
     """Origins of the other fields by name: model, port, state, runtime, executable, token, gpus …"""
+    rules: tuple[Rule, ...] = ()
+    """Tuning rules for this model; what they say of its host is looked at when that was observed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,9 +92,10 @@ class Field:
 class Change:
     """One server's action with its reason, its fields and its literal steps.
 
-    `note` is one line for a person (the holder of a port, the problem of a folder). `stops` take down what is there,
-    `steps` then bring up what is wanted; `early` asks for the stops before anything else on the host, because another
-    server needs the port. `digest` is the observed state, by field, that the steps were planned from.
+    `note` is one line for a person (the holder of a port, the problem of a folder), `tuning` what rules did to it.
+    `stops` take down what is there, `steps` then bring up what is wanted; `early` asks for the stops before anything
+    else on the host, because another server needs the port. `digest` is the observed state, by field, that the steps
+    were planned from.
     """
 
     server: ServerId
@@ -105,6 +106,7 @@ class Change:
     fields: tuple[Field, ...] = ()
     note: str = ""
     remedy: str = ""
+    tuning: tuple[str, ...] = ()
     stops: tuple[Step, ...] = ()
     steps: tuple[Step, ...] = ()
     early: bool = False

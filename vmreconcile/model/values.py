@@ -14,6 +14,7 @@ class OriginKind(enum.StrEnum):
     """Who said a value, lowest precedence first."""
 
     DEFAULT = "default"
+    TUNING = "tuning"
     GROUP_VARS = "group_vars"
     HOST_VARS = "host_vars"
     MODEL = "model"
