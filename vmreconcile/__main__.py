@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 
@@ -9,18 +10,22 @@ INTERRUPTED_EXIT = 130
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run() -> None:
-    """Run the command line and leave with its exit code."""
+def run(module: str = "vmreconcile.cli.main") -> None:
+    """Run the command line of `module` and leave with its exit code."""
     try:
         _end_orderly()
-        from vmreconcile.cli.main import main  # noqa: PLC0415 - Ctrl-C may come while this is loaded
-
+        main = importlib.import_module(module).main  # Ctrl-C may come while this is loaded
         code = main(sys.argv[1:])
     except KeyboardInterrupt:
         code = INTERRUPTED_EXIT
     for number in ENDINGS:  # what was to be done is done: nothing is left to interrupt
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
+
+
+def run_vm() -> None:
+    """The console script `vm`."""
+    run("vmreconcile.cli.vm")
 
 
 def _end_orderly() -> None:

@@ -19,6 +19,10 @@ REQUIRED = {
     "start": ["m"],
     "stop": ["m"],
     "restart": ["m"],
+    "add": ["m", "org/m", "--port", "1"],
+    "remove": ["m"],
+    "import": ["models.json"],
+    "completion": ["bash"],
 }
 EVERYWHERE = {
     *(
@@ -46,6 +50,9 @@ OWN = {
     "start": {"--no-save"},
     "stop": {"--no-save"},
     "auth check": {"--no-cache"},
+    "add": {"--port", "--hosts", "--priority", "--gpu-memory", "--max-len", "--tensor-parallel"},
+    "remove": {"-y"},
+    "import": {"--hosts", "--with-token", "--dry-run"},
 }
 
 

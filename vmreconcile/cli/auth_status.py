@@ -21,7 +21,7 @@ def status(arguments: argparse.Namespace) -> int:
         print_json({"format_version": 1, "sources": [source_json(each) for each in found]})
     else:
         style = style_for(sys.stdout, no_color=arguments.no_color)
-        print("\n".join(source_text(each, style) for each in found) or "no server has a token source")
+        print("\n".join(source_text(each, style) for each in found))
     return 1 if any(each.problem or (each.identity and each.identity.invalid) for each in found) else 0
 
 
@@ -76,5 +76,5 @@ def source_text(status: SourceStatus, style: Style) -> str:
     if status.remedy:
         lines.append(f"  mend      {printable(status.remedy)}")
     lines += [f"  note      {printable(text)}" for text in status.warnings]
-    lines.append(f"  servers   {', '.join(map(str, status.servers))}")
+    lines.append(f"  servers   {', '.join(map(str, status.servers)) or 'none yet'}")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vmreconcile.cli.parser import parse
@@ -32,20 +32,35 @@ COMMANDS = {
     "stop": "vmreconcile.cli.oneoff",
     "restart": "vmreconcile.cli.oneoff",
     "auth": "vmreconcile.cli.auth",
+    "add": "vmreconcile.cli.models",
+    "list": "vmreconcile.cli.models:list_models",
+    "remove": "vmreconcile.cli.models",
+    "import": "vmreconcile.cli.importing:import_models",
+    "completion": "vmreconcile.cli.completion",
 }
-"""Where each command lives: modules are imported only when asked for."""
+"""Where each command lives, MODULE:FUNCTION where that is not the command's name; imported only when asked for."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; the exit code is the outward contract's."""
+    return run(argv, parse, COMMANDS)
+
+
+def run(
+    argv: Sequence[str], parse_words: Callable[[Sequence[str]], argparse.Namespace], places: Mapping[str, str]
+) -> int:
+    """Run the command that `parse_words` finds in `argv`, from its place in `places`."""
     try:
-        arguments = parse(argv)
+        arguments = parse_words(argv)
     except SystemExit as leaving:
         return int(leaving.code or 0)
     _log(arguments.verbose)
     try:
-        module = importlib.import_module(COMMANDS[arguments.command])
-        command: Callable[[argparse.Namespace], int] = getattr(module, arguments.command)
+        prepare: Callable[[argparse.Namespace], None] = getattr(arguments, "prepare", _as_it_is)
+        prepare(arguments)
+        place, _, function = places[arguments.command].partition(":")
+        module = importlib.import_module(place)
+        command: Callable[[argparse.Namespace], int] = getattr(module, function or arguments.command)
         code = command(arguments)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # a terminal that was closed interrupts too
@@ -64,6 +79,10 @@ def main(argv: Sequence[str]) -> int:
     except OSError:
         _quiet_stdout()
     return code
+
+
+def _as_it_is(arguments: argparse.Namespace) -> None:
+    """Nothing to prepare."""
 
 
 def _log(verbose: int) -> None:

@@ -35,13 +35,13 @@ def restart(arguments: argparse.Namespace) -> int:
     """Restart, with the settings that are wanted now."""
     inputs = inputs_of(arguments)
     servers = named_servers(arguments.servers, inputs.desired, wanted=DesiredState.RUNNING)
-    hosts = _hosts(servers, inputs, arguments.limit)
+    hosts = hosts_in_reach(servers, inputs, arguments.limit)
     with prepared(inputs, reach_of(arguments, hosts)) as ready:
         scope = Scope(only=servers, restart=servers)
         return carry_out(arguments, ready, scope, Agreement(arguments, ready))
 
 
-def _hosts(servers: frozenset[ServerId], inputs: Inputs, limit: str | None) -> tuple[str, ...]:
+def hosts_in_reach(servers: frozenset[ServerId], inputs: Inputs, limit: str | None) -> tuple[str, ...]:
     """The hosts of the servers named: no other is looked at, and none of these may be left out by `limit`.
 
     Otherwise `state:` would be written for a server that is then left as it is.
@@ -63,7 +63,7 @@ def _set_state(arguments: argparse.Namespace, state: DesiredState, actions: froz
     """Write `state:` first, so that a scheduled apply does not undo what was asked for; then carry it out."""
     inputs = inputs_of(arguments)
     servers = named_servers(arguments.servers, inputs.desired, wanted=None)
-    hosts = _hosts(servers, inputs, arguments.limit)
+    hosts = hosts_in_reach(servers, inputs, arguments.limit)
     if not arguments.no_save:
         for path in save_state(inputs.documents, arguments.servers, inputs.desired, state):
             note(f"wrote state: {state.value} to {path}")

@@ -57,8 +57,9 @@ def inputs_of(arguments: argparse.Namespace) -> Inputs:
     from vmreconcile.cli.terminal import style_for  # noqa: PLC0415 - kept out of a quick start
 
     inputs = read_inputs(sources_of(arguments))
-    if inputs.warnings:
-        note(diagnostics_text(inputs.warnings, style_for(sys.stderr, no_color=arguments.no_color)))
+    told = [problem for problem in inputs.warnings if arguments.program != "vm" or problem.code != "models-empty"]
+    if told:
+        note(diagnostics_text(told, style_for(sys.stderr, no_color=arguments.no_color)))
     return inputs
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from vmreconcile import __version__
 
@@ -26,37 +26,56 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """What the command line says; a mistyped command and an option before the command are told as what they are.
+    """What the command line of `vmreconcile` says.
 
     Raises:
         SystemExit: after help, or with 64 where the command line is wrong.
     """
-    parser = make_parser()
+    return parse_with(make_parser(), argv, [*COMMANDS])
+
+
+def parse_with(parser: Parser, argv: Sequence[str], commands: Sequence[str]) -> argparse.Namespace:
+    """What a command line says; a mistyped command and an option before the command are told as what they are.
+
+    Raises:
+        SystemExit: after help, or with 64 where the command line is wrong.
+    """
     first = argv[0] if argv else ""
     if first.startswith("-") and first not in ALONE:
         option = first.partition("=")[0]
-        parser.error(f"{option}: options stand after the command, as in `vmreconcile plan {option}`")
-    near = [] if first in COMMANDS else difflib.get_close_matches(first, COMMANDS, n=1)
+        parser.error(f"{option}: options stand after the command, as in `{parser.prog} status {option}`")
+    near = [] if first in commands else difflib.get_close_matches(first, commands, n=1)
     if near:
         parser.error(f"there is no command {first!r}; did you mean {near[0]!r}?")
     return parser.parse_args(argv)
 
 
-def make_parser() -> Parser:
-    """The parser of every command."""
-    parser = Parser(
-        prog="vmreconcile",
-        description="Brings the vLLM servers of a fleet to what a folder of YAML files asks, over SSH.",
-        allow_abbrev=False,
-    )
+ABOUT = "Brings the vLLM servers of a fleet to what a folder of YAML files asks, over SSH."
+
+
+def make_parser(program: str = "vmreconcile", about: str = ABOUT, adding: Mapping[str, Adding] | None = None) -> Parser:
+    """The parser of every command that `adding` adds; of vmreconcile's without it."""
+    parser = Parser(prog=program, description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"vmreconcile {__version__}")
+    parser.set_defaults(program=parser.prog)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for add in COMMANDS.values():
+    for add in (adding or COMMANDS).values():
         add(commands)
     return parser
 
 
-def _command(commands: argparse._SubParsersAction[Parser], name: str, about: str) -> Parser:
+def leaves(parser: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every command's words and parser, those of parts (`auth login`) too."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]  # noqa: SLF001 - argparse has no public way
+    if not below:
+        yield words, parser
+    for action in below:
+        for name, inner in action.choices.items():
+            yield from leaves(inner, f"{words} {name}".strip())
+
+
+def add_command(commands: argparse._SubParsersAction[Parser], name: str, about: str) -> Parser:
+    """Add a command with the options that every command has."""
     forks = ("--forks",) if name == "logs" else ("-f", "--forks")  # `logs -f` follows, as everywhere
     command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
     shared = command.add_argument_group("on every command")
@@ -80,7 +99,8 @@ def _positive(text: str) -> int:
     return _whole(text, 1)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A number from 0, for argparse."""
     return _whole(text, 0)
 
 
@@ -104,17 +124,21 @@ def _seconds(text: str) -> float:
     return number
 
 
+Adding: TypeAlias = "Callable[[argparse._SubParsersAction[Parser]], None]"  # noqa: SLF001 - as above
+"""Adds one command."""
+
+
 def _init(commands: argparse._SubParsersAction[Parser]) -> None:
-    command = _command(commands, "init", "write a commented example inventory and model to start from")
+    command = add_command(commands, "init", "write a commented example inventory and model to start from")
     command.add_argument("dir", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (here)")
 
 
 def _validate(commands: argparse._SubParsersAction[Parser]) -> None:
-    _command(commands, "validate", "check every file, every problem at once, without any network")
+    add_command(commands, "validate", "check every file, every problem at once, without any network")
 
 
 def _plan(commands: argparse._SubParsersAction[Parser]) -> None:
-    command = _command(commands, "plan", "look at the hosts, compare and print; change nothing")
+    command = add_command(commands, "plan", "look at the hosts, compare and print; change nothing")
     command.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the plan for `apply FILE`")
     command.add_argument("--detailed-exitcode", action="store_true", help="exit 2 where changes are pending")
     command.add_argument("--explain", action="store_true", help="say where each value was said")
@@ -122,20 +146,20 @@ def _plan(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _apply(commands: argparse._SubParsersAction[Parser]) -> None:
-    command = _command(commands, "apply", "make it so; on a terminal, ask first")
+    command = add_command(commands, "apply", "make it so; on a terminal, ask first")
     command.add_argument("planfile", nargs="?", type=Path, metavar="PLANFILE", help="carry out exactly this plan")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
     command.add_argument("--prune", action="store_true", help="remove unclaimed servers")
-    command.add_argument("--max-changes", type=_count, metavar="N", help="refuse more disruptive changes than this")
+    command.add_argument("--max-changes", type=count, metavar="N", help="refuse more disruptive changes than this")
 
 
 def _status(commands: argparse._SubParsersAction[Parser]) -> None:
-    command = _command(commands, "status", "show every server: phase, address, pid, GPUs, uptime, version, drift")
+    command = add_command(commands, "status", "show every server: phase, address, pid, GPUs, uptime, version, drift")
     command.add_argument("--watch", action="store_true", help="again every 2 seconds, until Ctrl-C")
 
 
 def _inventory(commands: argparse._SubParsersAction[Parser]) -> None:
-    command = _command(commands, "inventory", "show what was read, as ansible-inventory does")
+    command = add_command(commands, "inventory", "show what was read, as ansible-inventory does")
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--list", action="store_true", help="everything")
     what.add_argument("--host", metavar="NAME", help="the variables of one host")
@@ -143,27 +167,27 @@ def _inventory(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _show(commands: argparse._SubParsersAction[Parser]) -> None:
-    command = _command(commands, "show", "one server: wanted settings with their origin, observed ones, its argv")
+    command = add_command(commands, "show", "one server: wanted settings with their origin, observed ones, its argv")
     command.add_argument("server", metavar="NAME@HOST")
 
 
 def _logs(commands: argparse._SubParsersAction[Parser]) -> None:
-    command = _command(commands, "logs", "the log of one server, wherever its runtime keeps it")
+    command = add_command(commands, "logs", "the log of one server, wherever its runtime keeps it")
     command.add_argument("server", metavar="NAME@HOST")
     command.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
-    command.add_argument("-n", "--lines", type=_count, default=100, metavar="N", help="how many lines (100)")
+    command.add_argument("-n", "--lines", type=count, default=100, metavar="N", help="how many lines (100)")
 
 
 def _start(commands: argparse._SubParsersAction[Parser]) -> None:
-    _servers(_command(commands, "start", "start servers that do not run, and keep them wanted running"), save=True)
+    _servers(add_command(commands, "start", "start servers that do not run, and keep them wanted running"), save=True)
 
 
 def _stop(commands: argparse._SubParsersAction[Parser]) -> None:
-    _servers(_command(commands, "stop", "stop servers, and keep them wanted stopped"), save=True)
+    _servers(add_command(commands, "stop", "stop servers, and keep them wanted stopped"), save=True)
 
 
 def _restart(commands: argparse._SubParsersAction[Parser]) -> None:
-    _servers(_command(commands, "restart", "restart servers, once"), save=False)
+    _servers(add_command(commands, "restart", "restart servers, once"), save=False)
 
 
 def _servers(command: Parser, *, save: bool) -> None:
@@ -181,18 +205,57 @@ def _auth(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _auth_login(commands: argparse._SubParsersAction[Parser]) -> None:
-    _command(
+    add_command(
         commands, "login", "log in to the Hub, as `hf auth login` does; the token is asked for, or read from stdin"
     )
 
 
 def _auth_status(commands: argparse._SubParsersAction[Parser]) -> None:
-    _command(commands, "status", "which token comes from where, whose it is, what it may do")
+    add_command(commands, "status", "which token comes from where, whose it is, what it may do")
 
 
 def _auth_check(commands: argparse._SubParsersAction[Parser]) -> None:
-    command = _command(commands, "check", "ask the Hub whether each server's token may read its model")
+    command = add_command(commands, "check", "ask the Hub whether each server's token may read its model")
     command.add_argument("--no-cache", action="store_true", help="ask anew what was asked within the last hour")
+
+
+def _add(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = add_command(commands, "add", "write the file of a new model, wanted stopped until it is started")
+    command.add_argument("name", metavar="NAME", help="what it is called here")
+    command.add_argument("model", metavar="MODEL", help="id on the Hub, or an absolute path on the host")
+    command.add_argument("--port", type=int, required=True, metavar="P", help="where it listens")
+    command.add_argument(
+        "--hosts", metavar="PATTERN", help="who serves it (the inventory's host, where it has just one)"
+    )
+    command.add_argument("--priority", type=int, metavar="N", help="1 (most important) to 5 (3)")
+    command.add_argument("--gpu-memory", type=float, metavar="F", help="share of the GPU's memory, 0 to 1 (auto)")
+    command.add_argument("--max-len", type=_positive, metavar="N", help="longest context, in tokens (the model's)")
+    command.add_argument("--tensor-parallel", type=_positive, metavar="N", help="GPUs that share the model (1)")
+
+
+def _list(commands: argparse._SubParsersAction[Parser]) -> None:
+    add_command(commands, "list", "show the models that the files hold, without a look at any host")
+
+
+def _remove(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = add_command(commands, "remove", "stop servers, remove them from their hosts, delete their models' files")
+    command.add_argument("names", nargs="+", metavar="NAME[@HOST]")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _import(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = add_command(commands, "import", "make model files of a VLLM Manager's models_config.json or models.json")
+    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument(
+        "--hosts", metavar="PATTERN", help="who serves them (the inventory's host, where it has just one)"
+    )
+    command.add_argument("--with-token", action="store_true", help="log in to the Hub with the token of its .env too")
+    command.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+
+
+def _completion(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = add_command(commands, "completion", "print a completion script for a shell")
+    command.add_argument("shell", choices=("bash", "zsh", "tcsh", "fish"))
 
 
 AUTH = {"login": _auth_login, "status": _auth_status, "check": _auth_check}
@@ -211,5 +274,10 @@ COMMANDS = {
     "stop": _stop,
     "restart": _restart,
     "auth": _auth,
+    "add": _add,
+    "list": _list,
+    "remove": _remove,
+    "import": _import,
+    "completion": _completion,
 }
 """What adds each command, in the order of `--help`."""

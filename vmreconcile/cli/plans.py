@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from vmreconcile import __version__
 from vmreconcile.cli.codes import apply_code, plan_code
@@ -65,17 +66,26 @@ def apply(arguments: argparse.Namespace) -> int:
         return carry_out(arguments, ready, Scope(prune=arguments.prune), Agreement(arguments, ready))
 
 
-def carry_out(arguments: argparse.Namespace, ready: Prepared, scope: Scope, agreed: Agreement) -> int:
+Agree: TypeAlias = Callable[[Plan], Plan | None]
+"""Sees a plan before it is carried out, and gives back what may be, or None."""
+
+
+def carry_out(arguments: argparse.Namespace, ready: Prepared, scope: Scope, agreed: Agree) -> int:
     """Reconcile within `scope`, telling progress, and report."""
-    _say_notes(ready)
-    live = sys.stderr.isatty() and not arguments.json
-    with closing(Progress(style_for(sys.stderr, no_color=arguments.no_color), live=live)) as progress:
-        _, outcome = reconcile(ready, scope, progress, agreed)
+    outcome = carried_out(arguments, ready, scope, agreed)
     if outcome is None:
         note("nothing was changed")
         return 1
     report(arguments, outcome)
     return apply_code(outcome)
+
+
+def carried_out(arguments: argparse.Namespace, ready: Prepared, scope: Scope, agreed: Agree) -> Outcome | None:
+    """Reconcile within `scope`, telling progress; None where that was not agreed to."""
+    _say_notes(ready)
+    live = sys.stderr.isatty() and not arguments.json
+    with closing(Progress(style_for(sys.stderr, no_color=arguments.no_color), live=live)) as progress:
+        return reconcile(ready, scope, progress, agreed)[1]
 
 
 def report(arguments: argparse.Namespace, outcome: Outcome) -> None:

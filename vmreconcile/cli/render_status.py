@@ -59,15 +59,16 @@ def _row(change: Change, view: FleetView) -> list[str]:
         change.phase.value,
         f"{endpoint.address}:{endpoint.port}" if endpoint else "",
         str(process.pid) if process else "",
-        _gpus(change, view),
-        _age(host.now - process.started_at) if host and process else "",
+        gpus_text(change, view),
+        age_text(host.now - process.started_at) if host and process else "",
         (endpoint.version or "") if endpoint else "",
         observed.runtime if observed else "",
         drift or (change.reason.value if change.pending else ""),
     ]
 
 
-def _gpus(change: Change, view: FleetView) -> str:
+def gpus_text(change: Change, view: FleetView) -> str:
+    """The GPUs of a server and the memory that it holds there."""
     host = view.host(change.server.host)
     if host is None or not host.gpus:
         return ""
@@ -77,7 +78,8 @@ def _gpus(change: Change, view: FleetView) -> str:
     return f"{indices} ({used / GIB:.1f} GiB)" if indices else ""
 
 
-def _age(seconds: float) -> str:
+def age_text(seconds: float) -> str:
+    """How long something has been up."""
     minutes = int(max(0.0, seconds)) // 60
     if minutes < 1:
         return f"{max(0, int(seconds))}s"

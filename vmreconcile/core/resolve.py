@@ -13,7 +13,7 @@ from vmreconcile.core.durations import seconds
 from vmreconcile.core.layers import Layer, argument_layer, env_layer, merge_arguments, merge_env
 from vmreconcile.core.placement import Placement
 from vmreconcile.core.tuning import for_model, suggestions
-from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health, Rollout
+from vmreconcile.model.desired import DEFAULT_PRIORITY, DesiredFleet, DesiredServer, DesiredState, Health, Rollout
 from vmreconcile.model.document import Document, Path
 from vmreconcile.model.inventory import Host, Inventory
 from vmreconcile.model.names import ServerId
@@ -28,7 +28,19 @@ _FIELDS = {
     "vllm_state_dir": "state_dir",
     "vllm_hf_token": "token",
 }
-_KEYS = ("model", "revision", "port", "replicas", "state", "gpus", "runtime", "hf_token", "health", "rollout")
+_KEYS = (
+    "model",
+    "revision",
+    "port",
+    "replicas",
+    "priority",
+    "state",
+    "gpus",
+    "runtime",
+    "hf_token",
+    "health",
+    "rollout",
+)
 _DEFAULT = Origin(kind=OriginKind.DEFAULT)
 
 
@@ -140,6 +152,7 @@ class _ModelLayers:
             fields={
                 "model": str(said["model"].value),
                 "revision": _text_or_none(said.get("revision"), None),
+                "priority": _int(said["priority"].value) if "priority" in said else DEFAULT_PRIORITY,
                 "state": DesiredState(str(said["state"].value)) if "state" in said else DesiredState.RUNNING,
                 "settings": settings,
                 "env": env,
@@ -181,7 +194,7 @@ class _ModelLayers:
 
 def _origins(said: Mapping[str, Setting], fields: Mapping[str, Setting]) -> dict[str, Origin]:
     """Origins by the field's name in `DesiredServer`, and of `replicas`."""
-    names = ("model", "port", "replicas", "revision", "state", "gpus", "health", "rollout")
+    names = ("model", "port", "replicas", "priority", "revision", "state", "gpus", "health", "rollout")
     origins = {name: said[name].origin if name in said else _DEFAULT for name in names}
     for name in ("token", "runtime", "executable", "state_dir"):
         origins[name] = fields[name].origin if name in fields else _DEFAULT

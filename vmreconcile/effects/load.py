@@ -78,10 +78,12 @@ def load_document(path: Path) -> Document:
             place=place, code="not-utf-8", summary="The file is not UTF-8.", remedy="Save it as UTF-8."
         )
         return Document(path=str(path), file=file, problems=(problem,))
-    return _document(path, file, text)
+    return document_of(path, text)
 
 
-def _document(path: Path, file: str, text: str) -> Document:
+def document_of(path: Path, text: str) -> Document:
+    """A text as if the file `path` held it. Never raises for what it says."""
+    file = _name(path)
     forbidden = _UNPRINTABLE.search(text)
     if forbidden:
         return Document(path=str(path), file=file, problems=(_control(file, text, forbidden.start()),))

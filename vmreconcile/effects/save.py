@@ -14,6 +14,7 @@ from vmreconcile.errors import UsageError, VmreconcileError
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
 from vmreconcile.model.document import Document
 
+_MODE = "Look at its owner, its mode and the space on the disk."
 _NO_SAVE = "Write state: yourself, or add --no-save."
 
 
@@ -42,7 +43,7 @@ def save_state(
         elif name in hosts:
             texts[document.path] = _edited(document, _host_paths(document, hosts[str(name)]), state)
     for path, text in texts.items():
-        _write(Path(path), text)
+        replace_text(Path(path), text)
     return tuple(texts)
 
 
@@ -108,8 +109,12 @@ def _edited(document: Document, paths: Iterable[tuple[str, ...]], state: Desired
     return text
 
 
-def _write(path: Path, text: str) -> None:
-    """A new file beside the old one, with its mode and owner, then renamed; a link keeps pointing at it."""
+def replace_text(path: Path, text: str) -> None:
+    """A new file beside the old one, with its mode and owner, then renamed; a link keeps pointing at it.
+
+    Raises:
+        SaveError: it cannot be written; the old file is then untouched.
+    """
     try:
         target = path.resolve(strict=True)
         status = target.stat()
@@ -119,4 +124,4 @@ def _write(path: Path, text: str) -> None:
             with contextlib.suppress(OSError):  # only root may keep a foreign owner
                 os.fchown(file.fileno(), status.st_uid, status.st_gid)
     except OSError as error:
-        raise SaveError(f"{path} cannot be written: {error.strerror}", remedy=_NO_SAVE) from None
+        raise SaveError(f"{path} cannot be written: {error.strerror}", remedy=_MODE) from None

@@ -14,7 +14,7 @@ from vmreconcile.flows.inputs import Inputs, hosts_of
 from vmreconcile.flows.prepare import Reach, find_tokens, on_hosts, sources_in_use
 from vmreconcile.model.access import Access, Identity, Question, Verdict
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.tokens import TokenSource
+from vmreconcile.model.tokens import DEFAULT_SOURCE, TokenSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +31,15 @@ class SourceStatus:
 
 
 def source_statuses(inputs: Inputs, reach: Reach) -> tuple[SourceStatus, ...]:
-    """Every source that servers on the selected hosts have, by name; each token's owner is asked of the Hub."""
+    """Every source that servers on the selected hosts have, by name; each token's owner is asked of the Hub.
+
+    Where no server has one yet, `default`, which new models get.
+    """
     hosts = hosts_of(inputs.inventory, reach.limit)
     sources = token_sources(inputs.inventory)
-    return tuple(_status(sources[name], inputs, reach) for name in sources_in_use(inputs.desired, hosts))
+    return tuple(
+        _status(sources[name], inputs, reach) for name in sources_in_use(inputs.desired, hosts) or (DEFAULT_SOURCE,)
+    )
 
 
 def _status(source: TokenSource, inputs: Inputs, reach: Reach) -> SourceStatus:

@@ -15,6 +15,7 @@ from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
 from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
+from vmreconcile.model.desired import DEFAULT_PRIORITY
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Unreachable
 from vmreconcile.model.outcome import Failure, Outcome, Result, Status
@@ -107,7 +108,7 @@ def _interrupt(run: Run) -> None:
 def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result], list[Unreachable]]:
     """All changes of one host, those that free something first."""
     results: list[Result] = []
-    queue = sorted(changes, key=_order)
+    queue = sorted(changes, key=lambda change: _order(change, run))
     try:
         stuck = _stop_early(queue, run)
         for change in queue:
@@ -144,9 +145,15 @@ def _failed(change: Change, failure: Failure) -> Result:
     return Result(server=change.server, action=change.action, status=Status.FAILED, failure=failure)
 
 
-def _order(change: Change) -> tuple[int, ServerId]:
+def _order(change: Change, run: Run) -> tuple[int, int, ServerId]:
+    """What frees something first, then what takes nothing down, then the rest; each by priority."""
     frees = change.action in {Action.STOP, Action.REMOVE}
-    return (0 if frees else 1 if not change.disruptive else 2, change.server)
+    wanted = run.desired.get(change.server)
+    return (
+        0 if frees else 1 if not change.disruptive else 2,
+        wanted.priority if wanted else DEFAULT_PRIORITY,
+        change.server,
+    )
 
 
 def _change(change: Change, run: Run) -> Result:

@@ -67,11 +67,12 @@ def check(sources: Sources) -> Checked:
         problems = (*read_rules(sources)[1], *problems)
         return Checked(problems=(*error.diagnostics, *problems), models=len(documents))
     documents = load_models(sources.models)
-    problems = (*read_rules(sources)[1], *_problems(documents, inventory))
+    problems = (*read_rules(sources)[1], *problems_of(documents, inventory))
     return Checked(problems=problems, models=len(documents), hosts=len(inventory.hosts))
 
 
-def _problems(documents: tuple[Document, ...], inventory: Inventory) -> tuple[Diagnostic, ...]:
+def problems_of(documents: tuple[Document, ...], inventory: Inventory) -> tuple[Diagnostic, ...]:
+    """What is wrong with these documents over this inventory."""
     found = validate(documents, inventory, schemas=read_schemas(), catalogue=catalogue_for(None))
     return (*inventory.warnings, *found)
 
@@ -85,7 +86,7 @@ def read_inputs(sources: Sources) -> Inputs:
     inventory = read_inventory(sources.inventory, environ=sources.environ)
     documents = load_models(sources.models)
     rules, wrong = read_rules(sources)
-    problems = (*wrong, *_problems(documents, inventory))
+    problems = (*wrong, *problems_of(documents, inventory))
     refuse(problems)
     desired = resolve(documents, inventory, catalogue=catalogue_for(None), rules=rules)
     return Inputs(inventory=inventory, documents=documents, desired=desired, rules=rules, warnings=problems)

@@ -11,6 +11,8 @@ from vmreconcile.model.names import ServerId
 from vmreconcile.model.tuning import Rule
 from vmreconcile.model.values import Origin, Setting
 
+DEFAULT_PRIORITY = 3
+
 
 class DesiredState(enum.StrEnum):
     """`state:` of a model."""
@@ -49,6 +51,8 @@ class DesiredServer:
     model: str
     revision: str | None = None
     port: int
+    priority: int = DEFAULT_PRIORITY
+    """1 (most important) to 5: who starts first on a host."""
     state: DesiredState = DesiredState.RUNNING
     settings: Mapping[str, Setting] = field(default_factory=dict)
     env: Mapping[str, Setting] = field(default_factory=dict)

@@ -1,0 +1,221 @@
+"""`vm`: the old manager's verbs on this machine and on --host, in its own folder and in a project."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab.desk import MODEL, Desk, Said
+from tests.lab.fake_host import FakeHost
+from tests.lab.fake_kernel import Behaviour
+from vmreconcile.cli import view
+from vmreconcile.cli.main import COMMANDS
+from vmreconcile.cli.parser import leaves
+from vmreconcile.cli.vm import PLACES, main, vm_parser
+from vmreconcile.effects.vm_home import HOSTS
+from vmreconcile.model.observed import Phase
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def vm(desk: Desk, *words: str) -> Said:
+    """Run `vm WORDS…`."""
+    desk.capture.readouterr()
+    code = main(words)
+    said = desk.capture.readouterr()
+    return Said(code, said.out, said.err)
+
+
+@pytest.fixture
+def home(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in, and a new home; this machine and another one."""
+    desk.hosts |= {name: FakeHost(name) for name in ("localhost", "gpu7")}
+    (desk.folder / "elsewhere").mkdir()
+    monkeypatch.chdir(desk.folder / "elsewhere")
+    return desk.folder / ".vmreconcile"
+
+
+def test_the_guides_path(desk: Desk, home: Path) -> None:
+    """Add, start, look, stop, remove, from an empty home."""
+    said = vm(desk, "add", "qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", "--port", "8001")
+    assert (said.code, said.out.splitlines()[-1]) == (0, "Next: vm start qwen2.5-7b")
+    assert f"made {home}" in said.err
+    assert "hosts: localhost\n" in (home / "models.d/qwen2.5-7b.yaml").read_text()
+    assert desk.opened == []
+    started = vm(desk, "start", "qwen2.5-7b")
+    assert started.code == 0, started.err
+    assert "qwen2.5-7b@localhost  ready" in vm(desk, "status").out
+    assert vm(desk, "stop", "qwen2.5-7b").code == 0
+    assert desk.pids() == {}
+    assert vm(desk, "remove", "qwen2.5-7b").code == 0
+    assert list((home / "models.d").iterdir()) == []
+    assert not list((desk.folder / "elsewhere").iterdir())
+
+
+def test_host_names_where_a_model_goes_and_which_server_is_meant(desk: Desk, home: Path) -> None:
+    """A new host gets into the inventory, whose comments survive; the other host is not reached."""
+    assert vm(desk, "add", "chat", "org/chat", "--port", "8001", "--host", "ada@gpu7").code == 0
+    text = (home / "inventory/hosts.yml").read_text()
+    assert text.startswith("# The hosts of the `vm` command")
+    assert text.endswith("    gpu7:\n      ansible_connection: ssh\n      ansible_user: ada\n")
+    assert vm(desk, "start", "chat", "--host", "gpu7").code == 0
+    assert set(desk.opened) == {"gpu7"}
+    assert set(desk.pids()) == {"chat@gpu7"}
+    assert vm(desk, "status", "--host", "localhost").out.count("chat") == 0
+    assert vm(desk, "start", "chat", "--host", "localhost").code == 64
+    assert vm(desk, "add", "b", "org/b", "--port", "8002", "--host", "gpu7:22").code == 64
+
+
+def test_a_project_is_used_as_it_is(desk: Desk) -> None:
+    """Nothing is made elsewhere; every command of vmreconcile can be called."""
+    assert vm(desk, "apply", "-y").code == 0
+    assert set(desk.pids()) == {"qwen@gpu1", "qwen@gpu2"}
+    assert vm(desk, "stop", "qwen", "--host", "gpu1").code == 0
+    assert set(desk.pids()) == {"qwen@gpu2"}
+    assert not (desk.folder / ".vmreconcile").exists()
+    assert desk.read() == MODEL + "overrides:\n  gpu1:\n    state: stopped\n"
+    assert "vm add" in vm(desk, "star").err + vm(desk, "add", "--help").out
+
+
+def test_vm_home_is_where_the_variable_says(desk: Desk, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what cannot be made is said."""
+    monkeypatch.setenv("VM_HOME", str(desk.folder / "mine"))
+    assert vm(desk, "list").code == 0
+    assert (desk.folder / "mine/models.d").is_dir()
+    monkeypatch.setenv("VM_HOME", str(desk.folder / "mine/inventory/hosts.yml/x"))
+    said = vm(desk, "list")
+    assert (said.code, "cannot be made" in said.err, home.exists()) == (1, True, False)
+
+
+def test_cleanup_ends_orphans_alone(desk: Desk) -> None:
+    """What is not ours is shown and stays; servers of ours go on."""
+    desk("apply", "-y")
+    host = desk.hosts["gpu1"]
+    root = host.root("qwen")
+    assert root is not None
+    orphan = host.kernel.workers(root)[0].pid
+    host.kernel.end(root, family=False)
+    stranger = host.stranger(9000).pid
+    before = desk.pids()
+    said = vm(desk, "cleanup", "--preserve-priority", "2")
+    assert said.code == 0
+    assert f"ended on gpu1: pid {orphan} VLLM::EngineCore of qwen" in said.out
+    assert orphan not in host.kernel.processes
+    assert f"left on gpu1, not ours: pid {stranger}" in said.out
+    assert "--preserve-priority changes nothing" in said.err
+    assert desk.pids() == before
+    assert stranger in host.kernel.processes
+    again = vm(desk, "cleanup", "--json").json
+    assert (again["ended"], [each["pid"] for each in again["strangers"]]) == ([], [stranger])
+
+
+def test_force_stops_what_does_not_serve(desk: Desk) -> None:
+    """Unhealthy servers of ours; those that serve, the files and strangers stay."""
+    desk("apply", "-y")
+    stranger = desk.hosts["gpu1"].stranger(9000).pid
+    root = desk.hosts["gpu1"].root("qwen")
+    assert root is not None
+    root.behaviour = Behaviour(health=503)
+    said = vm(desk, "force", "--json")
+    assert said.code == 0, said.err
+    assert [(row["server"], row["action"], row["status"]) for row in said.json["stopped"]] == [
+        ("qwen@gpu1", "stop", "changed")
+    ]
+    assert set(desk.pids()) == {"qwen@gpu2"}
+    assert stranger in desk.hosts["gpu1"].kernel.processes
+    assert desk.read() == MODEL
+    assert vm(desk, "force").out.endswith("ended: 0\n")
+
+
+def test_every_verb_of_the_old_manager_is_there() -> None:
+    """And every command of vmreconcile."""
+    choices = {words.split()[0] for words, _ in leaves(vm_parser())}
+    old = "add list start stop remove status cleanup force ui manager completion"
+    assert choices >= set(old.split())
+    assert choices == set(PLACES) >= set(COMMANDS)
+
+
+def test_keys_ask_for_commands() -> None:
+    """Each for the one that does it on the command line."""
+    row = view.Row(
+        server="a@h", model="a", phase=Phase.READY, port="1", memory="", age="", priority="3", file="models.d/a.yaml"
+    )
+    stopped = view.Row(
+        server="b@h", model="b", phase=Phase.STOPPED, port="2", memory="", age="", priority="3", file="models.d/b.yaml"
+    )
+    assert view.words_for("toggle", row) == ["stop", "a@h"]
+    assert view.words_for("toggle", stopped) == ["start", "b@h"]
+    assert view.words_for("remove", row) == ["remove", "a"]
+    assert view.words_for("edit", row) == ["edit", "models.d/a.yaml"]
+    assert view.words_for("toggle", None) == []
+    assert view.moved([row, stopped], "a@h", "down") == "b@h"
+    assert view.moved([row, stopped], "b@h", "down") == "b@h"
+    assert view.moved([row, stopped], "gone", "up") == "a@h"
+    assert view.moved([], "gone", "up") == ""
+
+
+def test_the_view_lives_on_a_terminal_and_leaves_it_as_it_was(tmp_path: Path) -> None:
+    """A real one: a key starts a command, Q quits, and no escape sequence stays in force."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "TERM": "xterm",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+    }
+    hosts = tmp_path / ".vmreconcile/inventory/hosts.yml"
+    hosts.parent.mkdir(parents=True)
+    hosts.write_text(f"{HOSTS}      vllm_state_dir: {tmp_path}/host\n")  # beside whatever this machine has of us
+    subprocess.run(
+        [sys.executable, "-c", VM, "add", "chat", "org/chat", "--port", "18999"],
+        env=environ,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execvpe(sys.executable, [sys.executable, "-c", VM], environ)
+    try:
+        seen = _until(terminal, b"chat@localhost")
+        assert b"absent" in seen
+        os.write(terminal, b"h")
+        assert b"Enter goes back" in _until(terminal, b"Enter goes back")
+        os.write(terminal, b"\n")
+        _until(terminal, b"chat@localhost")
+        os.write(terminal, b"q")
+        rest = _until(terminal, b"\x1b[?1049l")
+        assert rest.rstrip().endswith((b"\x1b[?1049l", b"\x1b[?25h"))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    finally:
+        os.close(terminal)
+
+
+VM = "from vmreconcile.__main__ import run_vm; run_vm()"
+
+
+def _until(terminal: int, words: bytes) -> bytes:
+    seen = b""
+    end = time.monotonic() + 20
+    while words not in seen:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+        assert ready, seen
+        try:
+            seen += os.read(terminal, 65536)
+        except OSError:
+            break
+    assert words in seen, seen
+    return seen

@@ -1,0 +1,120 @@
+"""`vm`: the old manager's verbs over the same machinery, on this machine or on `--host`.
+
+Every command of vmreconcile can be called too, on the folder that `vm` works with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from vmreconcile.cli import main as vmreconcile
+from vmreconcile.cli.output import note
+from vmreconcile.cli.parser import COMMANDS, Parser, add_command, count, leaves, make_parser, parse_with
+from vmreconcile.effects.vm_home import home_folder, make_home, project_here, record_host
+
+DEFAULT = "ui"
+LOCAL = "localhost"
+
+PLACES = {
+    **vmreconcile.COMMANDS,
+    "cleanup": "vmreconcile.cli.cleanup",
+    "force": "vmreconcile.cli.cleanup",
+    "ui": "vmreconcile.cli.view",
+    "manager": "vmreconcile.cli.view:ui",
+}
+NEW = frozenset({"add", "import"})
+"""Commands whose `--host` says where a new model goes."""
+NAMING = {"start": "servers", "stop": "servers", "restart": "servers", "remove": "names"}
+"""Commands whose `--host` says which of a model's servers are meant."""
+WITHOUT_HOST = frozenset({"inventory", "completion", "init", "auth"})
+FILELESS = frozenset({"completion", "init"})
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; without one, the terminal view."""
+    return vmreconcile.run(argv or [DEFAULT], parse, PLACES)
+
+
+def vm_parser() -> Parser:
+    """The parser of every command, vmreconcile's among them."""
+    parser = make_parser(
+        "vm",
+        "Starts, stops and shows vLLM servers on this machine or on --host; without a command: the terminal view.",
+        VM_COMMANDS,
+    )
+    for words, command in leaves(parser):
+        command.set_defaults(models=None)
+        if words.split()[0] not in WITHOUT_HOST:
+            command.add_argument("--host", metavar="HOST", help="this host alone ([USER@]HOST; this machine)")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What the command line of `vm` says, in vmreconcile's terms: folders, hosts, limits.
+
+    Raises:
+        SystemExit: after help, or with 64 where the command line is wrong.
+    """
+    arguments = parse_with(vm_parser(), argv, [*VM_COMMANDS])
+    arguments.prepare = _prepare
+    return arguments
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    """Find the folder, and say in vmreconcile's terms what `--host` means."""
+    if arguments.command in FILELESS:
+        return
+    folder = _folder(arguments)
+    host = getattr(arguments, "host", None) if arguments.command not in WITHOUT_HOST else None
+    if arguments.command in NEW:
+        if host and folder and host != LOCAL:
+            host, path = record_host(folder, host)
+            note(f"{host} is in {path}")
+        arguments.hosts = arguments.hosts or host or (LOCAL if folder else None)
+    elif host:
+        host = host.rpartition("@")[2]
+        named = NAMING.get(arguments.command)
+        if named:
+            setattr(arguments, named, [name if "@" in name else f"{name}@{host}" for name in getattr(arguments, named)])
+        else:
+            arguments.limit = arguments.limit or host
+
+
+def _folder(arguments: argparse.Namespace) -> Path | None:
+    """The `vm` command's own folder, made at its first use; None in a project, or where both paths were given."""
+    if (arguments.inventory and arguments.models) or project_here(Path()):
+        arguments.models = arguments.models or Path("models.d")
+        return None
+    folder = home_folder(os.environ, Path.home())
+    if make_home(folder):
+        note(f"made {folder}: its inventory has this machine, its models.d the models that you add")
+    arguments.inventory = arguments.inventory or [str(folder / "inventory")]
+    arguments.models = arguments.models or folder / "models.d"
+    return folder
+
+
+def _cleanup(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = add_command(commands, "cleanup", "end workers of ours whose server died, and say what is left")
+    command.add_argument(
+        "--preserve-priority", type=count, metavar="N", help="taken for old scripts' sake: no server is ended here"
+    )
+
+
+def _force(commands: argparse._SubParsersAction[Parser]) -> None:
+    about = "free GPU memory: end orphans, and stop our servers that do not serve; never what is not ours"
+    add_command(commands, "force", about).add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _ui(commands: argparse._SubParsersAction[Parser]) -> None:
+    add_command(commands, "ui", "show the servers on the terminal, to start and stop them with a key")
+
+
+def _ui_by_its_old_name(commands: argparse._SubParsersAction[Parser]) -> None:
+    add_command(commands, "manager", "the same as ui")
+
+
+VM_COMMANDS = {**COMMANDS, "cleanup": _cleanup, "force": _force, "ui": _ui, "manager": _ui_by_its_old_name}
+"""What adds each command, in the order of `--help`."""

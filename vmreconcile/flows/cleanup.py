@@ -1,0 +1,86 @@
+"""Workers of ours whose root died, ended at once; nothing else is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vmreconcile.core.fingerprints import Known
+from vmreconcile.effects.parallel import for_each
+from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import UnreachableError
+from vmreconcile.flows.prepare import Prepared
+from vmreconcile.flows.run import Run, send_steps
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import FleetView, HostView, Orphan, Stranger, Unreachable
+from vmreconcile.model.outcome import Result
+from vmreconcile.model.plan import Change
+from vmreconcile.runtimes.process import end_orphans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaned:
+    """What was ended, what would not go (with the reason), and what is not ours and therefore stays."""
+
+    ended: tuple[Orphan, ...] = ()
+    failed: tuple[tuple[Orphan, str], ...] = ()
+    strangers: tuple[Stranger, ...] = ()
+    foreign: tuple[Orphan, ...] = ()
+    unreachable: tuple[Unreachable, ...] = ()
+
+
+def clean_up(prepared: Prepared, view: FleetView) -> Cleaned:
+    """End every orphan of ours that `view` shows, each known by pid and start time together."""
+    run = Run(fleet=prepared.fleet, desired={}, known=Known(salt=""), secrets={}, reporter=_Silence())
+    ended: list[Orphan] = []
+    failed: list[tuple[Orphan, str]] = []
+    lost: list[Unreachable] = [*view.unreachable]
+    hosts = [host for host in view.hosts if any(server.orphans for server in host.servers)]
+    for host, problems in for_each(hosts, lambda host: _clean(host, run), prepared.fleet.forks):
+        ours = [orphan for orphan in host.orphans if orphan.server]
+        if isinstance(problems, UnreachableError):
+            lost.append(Unreachable(host=host.host, reason=problems.reason, remedy=problems.remedy))
+        elif isinstance(problems, Exception):
+            raise problems
+        else:
+            ended += [orphan for orphan in ours if orphan.server not in problems]
+            failed += [(orphan, problems[orphan.server]) for orphan in ours if orphan.server in problems]
+    return Cleaned(
+        ended=tuple(sorted(ended, key=_place)),
+        failed=tuple(sorted(failed, key=lambda each: _place(each[0]))),
+        strangers=tuple(stranger for host in view.hosts for stranger in host.strangers),
+        foreign=tuple(orphan for host in view.hosts for orphan in host.orphans if not orphan.server),
+        unreachable=tuple(sorted(lost)),
+    )
+
+
+def _place(orphan: Orphan) -> tuple[str, int]:
+    return orphan.host, orphan.pid
+
+
+def _clean(host: HostView, run: Run) -> Mapping[str, str]:
+    """What would not go on one host: slug and reason."""
+    problems: dict[str, str] = {}
+    for server in host.servers:
+        if server.orphans:
+            try:
+                send_steps(ServerId.from_slug(server.slug, host.host), (end_orphans(server),), run)
+            except AgentError as error:
+                problems[server.slug] = str(error)
+    return problems
+
+
+class _Silence:
+    """Nobody is told of single steps here."""
+
+    def begins(self, change: Change) -> None:
+        pass
+
+    def waits(self, server: ServerId, seconds: float, line: str) -> None:
+        pass
+
+    def ends(self, result: Result) -> None:
+        pass
+
+    def interrupted(self) -> None:
+        pass
