@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from tests.lab.fake_kernel import FakeProcess, Kernel, Refusal
 from vmreconcile.agent import envfile
@@ -44,6 +45,10 @@ class FakeSystemd:
         self.version = version
         self.folder = folder
         self.units: dict[str, FakeUnit] = {}
+        self.drop_ins: dict[str, list[str]] = {}
+        """Paths of drop-ins by slug; what they say is told by hand."""
+        self.token_places: dict[str, list[dict[str, Any]]] = {}
+        """Where drop-ins name tokens, by slug, in the wire's form with `value` for the fingerprint."""
 
     def text(self, name: str) -> str | None:
         """What stands on disk."""

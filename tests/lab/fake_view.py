@@ -57,7 +57,7 @@ def _systemd(host: FakeHost) -> Json:
 
 
 def _server(host: FakeHost, slug: str, salt: str) -> Json:
-    record, root, unit = host.record(slug), host.root(slug), _unit(host, slug)
+    record, root, unit = host.record(slug), host.root(slug), _unit(host, slug, salt)
     runtime = (record or {}).get("runtime") or ("systemd" if unit else "process" if record else None)
     file = host.kernel.files.get(f"{host.config}/env/{slug}.env")
     return {
@@ -92,7 +92,7 @@ def _process(host: FakeHost, slug: str, root: FakeProcess, salt: str) -> Json:
     }
 
 
-def _unit(host: FakeHost, slug: str) -> Json | None:
+def _unit(host: FakeHost, slug: str, salt: str) -> Json | None:
     name = f"vmreconcile-{slug}.service"
     if host.systemd.version is None or name not in host.systemd.names():
         return None
@@ -109,8 +109,12 @@ def _unit(host: FakeHost, slug: str) -> Json | None:
         "main_pid": unit.main_pid,
         "exit_code": unit.exit_code,
         "text": text,
-        "drop_ins": [],
+        "drop_ins": host.systemd.drop_ins.get(slug, []),
         "needs_reload": unit.loaded != text,
+        "token_places": [
+            {**place, "fingerprint": fingerprint(salt, "HF_TOKEN", place["value"])}
+            for place in host.systemd.token_places.get(slug, [])
+        ],
     }
 
 

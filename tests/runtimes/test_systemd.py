@@ -112,6 +112,7 @@ StartLimitBurst=5
 Type=exec
 Environment=VMRECONCILE_SERVER=qwen2.5-7b_1
 EnvironmentFile=/etc/vmreconcile/env/qwen2.5-7b_1.env
+UnsetEnvironment=HUGGING_FACE_HUB_TOKEN
 WorkingDirectory=/var/lib/vmreconcile
 ExecStart="/opt/vllm/bin/vllm" "serve" "Qwen/Qwen2.5-7B" "--port" "8002"
 Restart=always
@@ -127,6 +128,15 @@ WantedBy=multi-user.target
 """
     )
     assert LAUNCH.unit_path == f"/etc/systemd/system/{UNIT}"
+
+
+def test_tokens_that_the_env_file_does_not_give_are_taken_away() -> None:
+    """A manager's own environment may hold some; a variable that the model's `env` sets stays."""
+    found = [
+        directives(unit_text(replace(LAUNCH, entries=tuple((name, "x") for name in names)))).get("UnsetEnvironment")
+        for names in ((), ("HF_TOKEN",), ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
+    ]
+    assert found == [["HF_TOKEN HUGGING_FACE_HUB_TOKEN"], ["HUGGING_FACE_HUB_TOKEN"], None]
 
 
 def test_the_unit_of_a_user() -> None:

@@ -163,7 +163,7 @@ class Observation:
         runtime = record.get("runtime") if record else None
         if runtime is None:
             runtime = "systemd" if properties else "process" if record else None
-        unit = self._unit(properties) if properties else None
+        unit = self._unit(slug, properties) if properties else None
         journal = runtime == "systemd" and not units.appends(unit["text"] if unit else None, self.folders.log(slug))
         return {
             "slug": slug,
@@ -211,11 +211,23 @@ class Observation:
         ]
         return sorted(rows, key=lambda row: int(str(row["pid"])))
 
-    def _unit(self, properties: dict[str, str]) -> dict[str, Any]:
-        """A unit with its file's text."""
+    def _unit(self, slug: str, properties: dict[str, str]) -> dict[str, Any]:
+        """A unit with its file's text, and where it or a drop-in names a token."""
         path = properties.get("FragmentPath", "")
         data = proc.read(path) if path else None
-        return units.described(properties["Id"], properties, None if data is None else proc.text(data))
+        text = None if data is None else proc.text(data)
+        unit = units.described(properties["Id"], properties, text)
+        unit["token_places"] = self._token_places(slug, path, text, properties.get("DropInPaths", "").split())
+        return unit
+
+    def _token_places(self, slug: str, path: str, text: str | None, drop_ins: list[str]) -> list[dict[str, Any]]:
+        """Tokens that are named beside our env file."""
+        if units.plain(text) and not drop_ins:
+            return []
+        from . import shadows  # noqa: PLC0415 - few units need it
+
+        texts = [(path, text or ""), *((name, proc.text(proc.read(name) or b"")) for name in drop_ins)]
+        return shadows.places(texts, self.folders.env_file(slug), self.salt)
 
     def _env_file(self, slug: str) -> dict[str, Any] | None:
         """An env file by fingerprints; None where there is none."""

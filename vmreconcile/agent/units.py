@@ -117,6 +117,12 @@ def appends(text: str | None, path: str) -> bool:
     return "=append:{}\n".format(path.replace("%", "%%")) in (text or "")
 
 
+def plain(text: str | None) -> bool:
+    """Whether a unit says no more about its environment than we write: our marker and our env file."""
+    said = "\n" + (text or "")
+    return said.count("\nEnvironment") <= 2 and "\nPassEnvironment" not in said
+
+
 def invocation(unit: str) -> list[str]:
     """What narrows journalctl to a system unit's latest start; nothing where systemd has forgotten it."""
     said = command.run(["systemctl", "show", "--property=InvocationID", "--value", "--", unit], 20)[1].strip()

@@ -57,7 +57,9 @@ def _change(change: Change, style: Style, width: int, *, explain: bool) -> list[
 def _label(change: Change) -> str:
     word = change.action.value
     if change.action is Action.NOOP:
-        word = {Reason.UNCLAIMED: "unclaimed", Reason.STILL_STARTING: "starting"}.get(change.reason, "in sync")
+        word = {Reason.UNCLAIMED: "unclaimed", Reason.STILL_STARTING: "starting", Reason.ENV_SHADOWED: "shadowed"}.get(
+            change.reason, "in sync"
+        )
     return f"{change.action.symbol} {word:<10}"
 
 

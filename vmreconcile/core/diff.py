@@ -11,7 +11,7 @@ from vmreconcile.core.fingerprints import Known, fingerprint, shown
 from vmreconcile.core.launching import TOKEN_VARIABLE, launch_settings, public_env
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.launch import MARKER, Launch
-from vmreconcile.model.observed import EnvFile, EnvValue, HostView, ObservedServer, Process
+from vmreconcile.model.observed import EnvFile, EnvValue, HostView, ObservedServer, Process, TokenPlace
 from vmreconcile.model.plan import Field
 from vmreconcile.model.secret import HIDDEN
 from vmreconcile.model.tuning import Tuned
@@ -40,12 +40,14 @@ class Drift:
     token: tuple[Field, ...] = ()
     version: tuple[Field, ...] = ()
     files: tuple[Field, ...] = ()
+    shadows: tuple[Field, ...] = ()
+    """Tokens that the unit or a drop-in names beside ours. What to do about them: `shadows`."""
 
     @property
     def fields(self) -> tuple[Field, ...]:
         """What a person wants to read: the process's own; its files, which follow, only where they alone differ."""
         process = (*self.settings, *self.program, *self.environment, *self.token, *self.version)
-        return process or self.files
+        return (*(process or self.files), *self.shadows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +69,9 @@ def drift_of(subject: Subject) -> Drift:
     """Everything that differs; without a process only the files can."""
     process = subject.observed.process
     files = _files(subject)
+    shadows = tuple(Field(path="hf_token.shadow", before=str(place), after=None) for place in other_tokens(subject))
     if process is None:
-        return Drift(files=files)
+        return Drift(files=files, shadows=shadows)
     environment, token = _environment(subject, process.env)
     return Drift(
         settings=_settings(subject, process),
@@ -77,7 +80,30 @@ def drift_of(subject: Subject) -> Drift:
         token=token,
         version=_version(subject),
         files=files,
+        shadows=shadows,
     )
+
+
+def other_tokens(subject: Subject) -> tuple[TokenPlace, ...]:
+    """Where the unit or a drop-in names another token than the one that this server is to have."""
+    unit, env_file = subject.observed.unit, subject.observed.env_file
+    source = subject.wanted.token
+    wanted = subject.known.tokens.get(source) if source is not None else None
+    if source is not None and wanted is None:  # not on this controller: what the host's env file has counts
+        kept = env_file.env.get(TOKEN_VARIABLE) if env_file else None
+        wanted = kept.fingerprint if kept else None
+        if wanted is None:
+            return ()
+    return tuple(place for place in (unit.token_places if unit else ()) if place.fingerprint != wanted)
+
+
+def is_env_file_right(subject: Subject) -> bool:
+    """Whether the env file holds just what the server is to have."""
+    env_file = subject.observed.env_file
+    if env_file is None or env_file.problem:
+        return False
+    environment, token = _environment(subject, env_file.env)
+    return not environment and not token
 
 
 def _settings(subject: Subject, process: Process) -> tuple[Field, ...]:
@@ -158,7 +184,8 @@ def _environment(subject: Subject, seen: Mapping[str, EnvValue]) -> tuple[tuple[
 def _token(subject: Subject, seen: Mapping[str, EnvValue], ours: set[str]) -> tuple[Field, ...]:
     source, before = subject.wanted.token, seen.get(TOKEN_VARIABLE)
     if source is None:
-        unwanted = before is not None and TOKEN_VARIABLE in ours
+        named = any(place.wins for place in other_tokens(subject))
+        unwanted = before is not None and (TOKEN_VARIABLE in ours or named)
         return (_field(subject.wanted, "hf_token", HIDDEN, None),) if unwanted else ()
     after = subject.known.tokens.get(source)
     if after is None or (before is not None and before.fingerprint == after):

@@ -12,6 +12,7 @@ from vmreconcile.core.fingerprints import Known, digest
 from vmreconcile.core.launching import launch_settings, make_launch
 from vmreconcile.core.notices import notices, shared_machines
 from vmreconcile.core.phases import phase_of, runtime_of
+from vmreconcile.core.shadows import idle_note, shadow_of
 from vmreconcile.core.tuning import tuned
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health
 from vmreconcile.model.names import ServerId
@@ -77,6 +78,8 @@ class _Judged:
     decision: Decision
     moves: bool
     """Whether it goes to another port."""
+    shadow: Block | None = None
+    """Why a new process would not get the environment that is wanted."""
 
     @property
     def starts(self) -> bool:
@@ -128,6 +131,8 @@ def _blocks(
         found = {each.subject.wanted.id: block_of(each.subject, leaving) for each in judged if each.starts}
         now = {server: block for server, block in found.items() if block is not None}
         for each in judged:
+            if each.loads and each.shadow is not None:
+                now.setdefault(each.subject.wanted.id, each.shadow)
             if each.loads and each.subject.wanted.id in refused:
                 now.setdefault(each.subject.wanted.id, refused[each.subject.wanted.id])
         if now.keys() == blocks.keys():
@@ -169,7 +174,11 @@ def _judge(subject: Subject, options: Options) -> _Judged:
     if options.actions is not None and decision.action not in {*options.actions, Action.NOOP}:
         decision = replace(decision, action=Action.NOOP, disruptive=False, note="differs: vmreconcile plan")
     moves = any(field.path == "port" for field in drift.settings)
-    return _Judged(subject=subject, phase=_phase(subject), decision=decision, moves=moves)
+    shadow = shadow_of(subject, drift, requested=subject.wanted.id in options.restart)
+    if decision.reason is Reason.IN_SYNC and drift.shadows:
+        note, remedy = (shadow.note, shadow.remedy) if shadow else idle_note(subject)
+        decision = replace(decision, reason=Reason.ENV_SHADOWED, fields=drift.shadows, note=note, remedy=remedy)
+    return _Judged(subject=subject, phase=_phase(subject), decision=decision, moves=moves, shadow=shadow)
 
 
 def _change(judged: _Judged, block: Block | None) -> Change:

@@ -21,6 +21,7 @@ from vmreconcile.model.observed import (
     Record,
     Stranger,
     Systemd,
+    TokenPlace,
     Unit,
     Worker,
 )
@@ -140,6 +141,17 @@ def _unit(facts: Facts) -> Unit:
         text=facts.maybe_text("text"),
         drop_ins=facts.texts("drop_ins"),
         needs_reload=facts.flag("needs_reload"),
+        token_places=facts.many("token_places", _token_place),
+    )
+
+
+def _token_place(facts: Facts) -> TokenPlace:
+    return TokenPlace(
+        variable=facts.text("variable"),
+        path=facts.text("path"),
+        line=facts.integer("line"),
+        fingerprint=facts.text("fingerprint"),
+        wins=facts.flag("wins"),
     )
 
 

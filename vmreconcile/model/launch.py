@@ -12,6 +12,9 @@ from vmreconcile.model.values import JsonValue
 MARKER = "VMRECONCILE_SERVER"
 """The environment variable that marks a process as ours; its value is the slug."""
 
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Where the Hub's client looks for a token in the environment, the first one first (huggingface_hub 2.4)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:

@@ -64,6 +64,24 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPlace:
+    """Where a unit or a drop-in names a token beside our env file. `wins`: it is what the server gets.
+
+    `fingerprint` "" where the value is not in the file (PassEnvironment=).
+    """
+
+    variable: str
+    path: str
+    line: int
+    fingerprint: str = ""
+    wins: bool = False
+
+    def __str__(self) -> str:
+        """Render `HF_TOKEN in PATH:LINE`."""
+        return f"{self.variable} in {self.path}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
     """A systemd unit of ours, in systemd's own words."""
 
@@ -79,6 +97,7 @@ class Unit:
     text: str | None = None
     drop_ins: tuple[str, ...] = ()
     needs_reload: bool = False
+    token_places: tuple[TokenPlace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,7 @@ class Reason(enum.StrEnum):
     EXECUTABLE_CHANGED = "executable_changed"
     RUNTIME_CHANGED = "runtime_changed"
     ENV_CHANGED = "env_changed"
+    ENV_SHADOWED = "env_shadowed"
     TOKEN_CHANGED = "token_changed"  # noqa: S105 - a reason's name
     VERSION_CHANGED = "version_changed"
     UNHEALTHY = "unhealthy"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from vmreconcile.model.launch import MARKER, Launch
+from vmreconcile.model.launch import MARKER, TOKEN_VARIABLES, Launch
 from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.plan import Field
 from vmreconcile.model.steps import (
@@ -181,7 +181,7 @@ StartLimitBurst=5
 Type=exec
 Environment={MARKER}={launch.id.slug}
 EnvironmentFile={glob_safe(specifier_safe(launch.env_path))}
-WorkingDirectory={specifier_safe(launch.cwd)}
+{_without_tokens(launch)}WorkingDirectory={specifier_safe(launch.cwd)}
 {output}ExecStart={command_line(launch.argv)}
 Restart=always
 RestartSec=5
@@ -194,6 +194,13 @@ LimitCORE=1
 [Install]
 WantedBy={target}
 """
+
+
+def _without_tokens(launch: Launch) -> str:
+    """Take away the Hub tokens that the env file does not give: the manager's own environment may hold one."""
+    given = {name for name, _ in launch.entries}
+    names = [name for name in TOKEN_VARIABLES if name not in given]
+    return f"UnsetEnvironment={' '.join(names)}\n" if names else ""
 
 
 def _own_log(launch: Launch) -> str:
