@@ -72,6 +72,7 @@ class FakeHost:
         self.state = "/var/lib/vmreconcile" if uid == 0 else f"{self.home}/.local/state/vmreconcile"
         self.lingering: bool | None = None if uid == 0 else False
         self.tick = 1.0
+        self.hub: dict[tuple[str, str], str] = {}
         self.unreachable = ""
         self.lost_after: int | None = None
         self.folder_problem: str | None = None
@@ -123,6 +124,8 @@ class FakeHost:
                 return self.steps(request, progress)
             case "gate":
                 return self.gate(request)
+            case "hub-check":
+                return {"answers": [self._hub_answer(check, request["secrets"]) for check in request["checks"]]}
             case "log":
                 slug = request["slug"]
                 if slug not in self.kernel.logs:
@@ -130,6 +133,17 @@ class FakeHost:
                 progress({"lines": self.kernel.logs[slug][-request["lines"] :]})
                 return {}
         raise Refusal("bad-request", f"no request is called {request['do']!r}")
+
+    def _hub_answer(self, check: Json, secrets: Json) -> Json:
+        """What the Hub would say to this host: `hub` maps (model, token) to a verdict, all else may be read."""
+        file = self.kernel.files.get(f"{self.config}/env/{check['slug']}.env")
+        kept = envfile.parse(file.content).get("HF_TOKEN", "") if file else ""
+        name = check["token"]
+        token, whose = ("", "none") if name is None or not (name in secrets or kept) else (kept, "env-file")
+        if name in secrets:
+            token, whose = secrets[name], "controller"
+        access = self.hub.get((check["model"], token), "ok")
+        return {"slug": check["slug"], "access": access, "detail": "", "token": whose}
 
     # Whose is what
     def slugs(self) -> list[str]:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 def check(arguments: argparse.Namespace) -> int:
     """Ask and show; 1 where a server could not load its model, or where the Hub cannot be asked."""
+    if arguments.on_hosts:
+        from vmreconcile.cli.auth_hosts import check_from_hosts  # noqa: PLC0415 - kept out of a quick start
+
+        return check_from_hosts(arguments)
     inputs, reach = inputs_of(arguments), reach_of(arguments)
     checks = check_access(inputs, reach, fresh=arguments.no_cache)
     if arguments.json:

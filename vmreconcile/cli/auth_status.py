@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 def status(arguments: argparse.Namespace) -> int:
     """Show every source; 1 where one gives no token, or one that the Hub does not accept."""
+    if arguments.on_hosts:
+        from vmreconcile.cli.auth_hosts import status_on_hosts  # noqa: PLC0415 - kept out of a quick start
+
+        return status_on_hosts(arguments)
     found = source_statuses(inputs_of(arguments), reach_of(arguments))
     if arguments.json:
         print_json({"format_version": 1, "sources": [source_json(each) for each in found]})

@@ -211,12 +211,14 @@ def _auth_login(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _auth_status(commands: argparse._SubParsersAction[Parser]) -> None:
-    add_command(commands, "status", "which token comes from where, whose it is, what it may do")
+    command = add_command(commands, "status", "which token comes from where, whose it is, what it may do")
+    command.add_argument("--on-hosts", action="store_true", help="what each server's env file and process have instead")
 
 
 def _auth_check(commands: argparse._SubParsersAction[Parser]) -> None:
     command = add_command(commands, "check", "ask the Hub whether each server's token may read its model")
     command.add_argument("--no-cache", action="store_true", help="ask anew what was asked within the last hour")
+    command.add_argument("--on-hosts", action="store_true", help="have each host ask, with the token it would use")
 
 
 def _add(commands: argparse._SubParsersAction[Parser]) -> None:
