@@ -72,6 +72,7 @@ class FakeHost:
         self.state = "/var/lib/vmreconcile" if uid == 0 else f"{self.home}/.local/state/vmreconcile"
         self.lingering: bool | None = None if uid == 0 else False
         self.tick = 1.0
+        self.checkup: Json = {}
         self.hub: dict[tuple[str, str], str] = {}
         self.unreachable = ""
         self.lost_after: int | None = None
@@ -124,6 +125,8 @@ class FakeHost:
                 return self.steps(request, progress)
             case "gate":
                 return self.gate(request)
+            case "checkup":
+                return {"checkup": self.checkup}
             case "hub-check":
                 return {"answers": [self._hub_answer(check, request["secrets"]) for check in request["checks"]]}
             case "log":

@@ -32,6 +32,7 @@ COMMANDS = {
     "stop": "vmreconcile.cli.oneoff",
     "restart": "vmreconcile.cli.oneoff",
     "auth": "vmreconcile.cli.auth",
+    "doctor": "vmreconcile.cli.doctor",
     "add": "vmreconcile.cli.models",
     "list": "vmreconcile.cli.models:list_models",
     "remove": "vmreconcile.cli.models",

@@ -221,6 +221,12 @@ def _auth_check(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument("--on-hosts", action="store_true", help="have each host ask, with the token it would use")
 
 
+def _doctor(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = add_command(commands, "doctor", "look for what is usually wrong, here and on the hosts")
+    command.add_argument("names", nargs="*", metavar="HOST|SERVER", help="these alone (all)")
+    command.add_argument("-q", "--quiet", action="store_true", help="leave out what is well")
+
+
 def _add(commands: argparse._SubParsersAction[Parser]) -> None:
     command = add_command(commands, "add", "write the file of a new model, wanted stopped until it is started")
     command.add_argument("name", metavar="NAME", help="what it is called here")
@@ -276,6 +282,7 @@ COMMANDS = {
     "stop": _stop,
     "restart": _restart,
     "auth": _auth,
+    "doctor": _doctor,
     "add": _add,
     "list": _list,
     "remove": _remove,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 
 from vmreconcile.cli.render_plan import field_line, stranger_text, value_text
 from vmreconcile.cli.terminal import Style, printable
 from vmreconcile.core.reports import gpu_memory_of, gpus_of
 from vmreconcile.flows.show import Shown
+from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, Phase
 from vmreconcile.model.plan import Change, Field, Plan
 from vmreconcile.model.values import JsonValue
+from vmreconcile.vllm.signatures import Explanation
 
 COLOR = {
     Phase.READY: "green",
@@ -42,6 +45,16 @@ def status_text(view: FleetView, plan: Plan, style: Style) -> str:
     lines += [f"orphan on {each.host}: pid {each.pid} {printable(each.title)}" for each in plan.orphans]
     lines += [f"unreachable: {host.host}: {printable(host.reason)}" for host in plan.unreachable]
     return "\n".join(lines)
+
+
+def explained_lines(why: Mapping[ServerId, Explanation]) -> list[str]:
+    """Each server's cause of failure: what it is, the line of the log that shows it, what to do."""
+    lines = []
+    for server, found in sorted(why.items()):
+        lines.append(f"{server}: {printable(found.summary)} ({found.kind})")
+        lines.append(f"  log   {printable(found.evidence)}")
+        lines.append(f"  mend  {printable(found.remedy)}")
+    return lines
 
 
 def _join(cells: list[str], widths: list[int]) -> str:

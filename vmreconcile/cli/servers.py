@@ -7,17 +7,20 @@ import time
 from typing import TYPE_CHECKING
 
 from vmreconcile.cli.codes import plan_code
-from vmreconcile.cli.output import inputs_of, print_json, reach_of
-from vmreconcile.cli.render_status import show_text, status_text
+from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
+from vmreconcile.cli.render_status import explained_lines, show_text, status_text
 from vmreconcile.cli.terminal import printable, style_for
+from vmreconcile.core.explaining import located
 from vmreconcile.core.reports import status_json
 from vmreconcile.errors import UnreachableError, UsageError
+from vmreconcile.flows.explaining import explanations
 from vmreconcile.flows.inputs import Inputs
 from vmreconcile.flows.logs import follow_log
 from vmreconcile.flows.prepare import prepared
 from vmreconcile.flows.reconcile import observe_and_plan
 from vmreconcile.flows.show import show_server
 from vmreconcile.model.names import ServerId
+from vmreconcile.vllm.signatures import explain, measured
 
 if TYPE_CHECKING:
     import argparse
@@ -42,8 +45,9 @@ def status(arguments: argparse.Namespace) -> int:
                 print_json(status_json(view, plan))
             else:
                 style = style_for(sys.stdout, no_color=arguments.no_color)
+                why = explanations(ready, view, plan)
                 head = CLEAR if arguments.watch and sys.stdout.isatty() else ""
-                print(head + status_text(view, plan, style), flush=True)
+                print("\n".join([head + status_text(view, plan, style), *explained_lines(why)]), flush=True)
             if not arguments.watch:
                 return plan_code(plan, detailed=False)
             time.sleep(WATCH_EVERY_S)
@@ -67,15 +71,30 @@ def logs(arguments: argparse.Namespace) -> int:
     inputs = inputs_of(arguments)
     server = server_named(arguments.server, inputs)
     lines: list[str] = []
+
+    def tell(line: str) -> None:
+        lines.append(line)
+        if not arguments.json:
+            _print_line(line)
+
     with prepared(inputs, reach_of(arguments, (server.host,))) as ready:
         try:
-            tell = lines.append if arguments.json else _print_line
             follow_log(server, ready, lines=arguments.lines, follow=arguments.follow, tell=tell)
         except UnreachableError as error:
             raise UnreachableError(f"{server.host}: {error.reason}", remedy=error.remedy) from error
     if arguments.json:
         print_json({"server": str(server), "lines": list(lines)})
+    elif not arguments.follow:
+        _explain(server, lines, inputs)
     return 0
+
+
+def _explain(server: ServerId, lines: list[str], inputs: Inputs) -> None:
+    """Say beside the log what it shows, where the latest start in it did not get ready."""
+    found = None if measured(lines).ready else explain(lines)
+    if found is not None:
+        wanted = next((each for each in inputs.desired.servers if each.id == server), None)
+        note("\n".join(explained_lines({server: located(found, wanted)})))
 
 
 def _print_line(line: str) -> None:

@@ -17,7 +17,7 @@ from vmreconcile.model.values import JsonValue
 OBSERVE_TIMEOUT_S = 60.0
 HTTP_TIMEOUT_S = 2.0
 
-QUESTIONS = frozenset({"observe", "gate", "hub-check"})
+QUESTIONS = frozenset({"observe", "gate", "hub-check", "checkup"})
 """Requests that change nothing and answer once."""
 
 Answer = dict[str, JsonValue]

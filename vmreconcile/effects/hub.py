@@ -73,6 +73,17 @@ def whoami(token: Secret, endpoint: str) -> Identity:
     )
 
 
+def reachable(endpoint: str) -> str:
+    """Why an endpoint does not answer, "" where it does, with whatever status."""
+    from huggingface_hub import get_session  # noqa: PLC0415 - as above
+
+    try:
+        get_session().head(endpoint, timeout=TIMEOUT_S)
+    except Exception as error:  # noqa: BLE001 - as above
+        return _said(error, None)
+    return ""
+
+
 def log_in(token: Secret) -> None:
     """Store the token as `hf auth login` does: in the Hub's cache file, and under its name.
 

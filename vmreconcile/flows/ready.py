@@ -8,6 +8,7 @@ from typing import assert_never
 
 from vmreconcile.core.actions import Decision, exists
 from vmreconcile.core.diff import drift_of
+from vmreconcile.core.explaining import located
 from vmreconcile.core.phases import runtime_of
 from vmreconcile.core.planning import decision_of, subject_of
 from vmreconcile.effects.session import AgentError
@@ -199,6 +200,7 @@ def _failure(change: Change, died: str, observed: ObservedServer, run: Run) -> F
         evidence = next((line for line in reversed(lines) if line.strip()), "")
         summary = f"{server} ended while starting ({died}); its log shows no known cause"
         return Failure(kind="died", summary=summary, evidence=evidence, remedy=f"vmreconcile logs {server}")
+    found = located(found, run.desired.get(server))
     return Failure(
         kind=found.kind,
         summary=f"{server} did not start: {found.summary}",
