@@ -84,7 +84,7 @@ def broken(**parts: object) -> dict[str, Any]:
             broken(leftovers=[{"path": "/dev/shm/psm_1", "bytes": 5 << 20, "age_seconds": 900}]),
             "leftover",
             "warn",
-            "/dev/shm/psm_1, 5 MiB",
+            "/dev/shm: 5 MiB that no process uses: psm_1",
         ),
         (
             broken(hubs=[{"endpoint": "https://huggingface.co", "problem": "timed out"}]),

@@ -21,8 +21,8 @@ LIMITS = (("nofile", resource.RLIMIT_NOFILE), ("memlock", resource.RLIMIT_MEMLOC
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 LOGIN_FILES = ("/etc/environment", "/etc/security/pam_env.conf", "/etc/profile", "/etc/bash.bashrc")
 HOME_FILES = (".profile", ".bash_profile", ".bashrc", ".zshenv", ".zshrc", ".pam_environment", ".ssh/environment")
-LEFT_IN_SHM = ("psm_", "vllm", "sem.mp-", "torch_", "nccl-", "cuda.shm")
-LEFT_IN_TMP = ("vllm", "torchinductor_", "pymp-", "outlines", "vmreconcile")
+LEFT_IN_SHM = ("psm_", "vllm", "sem.mp-", "torch_", "nccl-")
+LEFT_IN_TMP = ("vllm_dist_", "pymp-")
 MOST_FILES = 200_000
 HUB_SECONDS = 5.0
 

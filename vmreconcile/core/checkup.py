@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from vmreconcile.core.blocks import Block
 from vmreconcile.core.diff import OTHERS
 from vmreconcile.core.reports import FORMAT_VERSION, Json
-from vmreconcile.model.checkup import Cache, Check, Disk, Health, HostFacts
+from vmreconcile.model.checkup import Cache, Check, Disk, Health, HostFacts, Leftover
 from vmreconcile.model.desired import DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer, Phase, Unreachable
@@ -26,6 +26,9 @@ LEAST_SHM = GIB
 """Workers of one server talk over shared memory; Docker's default of 64 MiB is the usual trouble."""
 
 LEAST_FILES = 4096
+NAMED = 4
+"""Leftovers that are named; the others are counted."""
+
 CLOCK_S = 30.0
 """Seconds that a host's clock may be off: TLS and the Hub's signed links bear more, logs beside each other do not."""
 
@@ -286,14 +289,7 @@ def _others(patient: Patient) -> Iterator[Check]:
     for stranger in host.strangers:
         held = f", {stranger.gpu_memory_bytes / GIB:.1f} GiB of GPU memory" if stranger.gpu_memory_bytes else ""
         yield _well("stranger", f"pid {stranger.pid}, {stranger.user}{held}: left alone, not ours")
-    for left in patient.facts.leftovers:
-        yield _judged(
-            "leftover",
-            good=False,
-            summary=f"{left.path}, {left.size / (1 << 20):.0f} MiB, used by no process",
-            remedy=f"delete it on the host: rm -r {left.path}",
-            bad=Health.WARN,
-        )
+    yield from _leftovers(patient)
     for variable, path, line in patient.facts.token_files:
         yield _well("token", f"{variable} in {path}:{line} is for logins; no server of ours gets it")
     for server in host.servers:
@@ -301,6 +297,24 @@ def _others(patient: Patient) -> Iterator[Check]:
             yield _judged(
                 "record", good=False, summary=problem, remedy="mend or remove it on the host", bad=Health.WARN
             )
+
+
+def _leftovers(patient: Patient) -> Iterator[Check]:
+    """One line a folder: a killed vLLM leaves many."""
+    folders: dict[str, list[Leftover]] = {}
+    for left in patient.facts.leftovers:
+        folders.setdefault(left.path.rpartition("/")[0], []).append(left)
+    for folder, found in folders.items():
+        names = ", ".join(left.path.rpartition("/")[2] for left in found[:NAMED])
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        size = sum(left.size for left in found) / (1 << 20)
+        yield _judged(
+            "leftover",
+            good=False,
+            summary=f"{folder}: {size:.0f} MiB that no process uses: {names}{more}",
+            remedy="left by killed servers: look at them on the host, and delete them there",
+            bad=Health.WARN,
+        )
 
 
 def access_check(server: ServerId, block: Block | None, told: str) -> Check:
