@@ -73,6 +73,10 @@ class FakeHost:
         self.lingering: bool | None = None if uid == 0 else False
         self.tick = 1.0
         self.checkup: Json = {}
+        self.fetching: dict[str, Refusal] = {}
+        """What comes of fetching a model; without an entry it is fetched."""
+        self.fetched: list[tuple[str, bool]] = []
+        """Models fetched, each with whether a server of that name ran meanwhile."""
         self.hub: dict[tuple[str, str], str] = {}
         self.unreachable = ""
         self.lost_after: int | None = None
@@ -125,6 +129,8 @@ class FakeHost:
                 return self.steps(request, progress)
             case "gate":
                 return self.gate(request)
+            case "fetch":
+                return self._fetch(request, progress)
             case "checkup":
                 return {"checkup": self.checkup}
             case "hub-check":
@@ -136,6 +142,14 @@ class FakeHost:
                 progress({"lines": self.kernel.logs[slug][-request["lines"] :]})
                 return {}
         raise Refusal("bad-request", f"no request is called {request['do']!r}")
+
+    def _fetch(self, request: Json, progress: Callable[[Json], None]) -> Json:
+        """Fetch a model of 3 GiB, or not."""
+        progress({"event": "at", "done": 1 << 30, "total": 3 << 30})
+        self.fetched.append((request["model"], self.root(request["slug"]) is not None))
+        if request["model"] in self.fetching:
+            raise self.fetching[request["model"]]
+        return {"fetched": 3 << 30, "total": 3 << 30, "path": "/root/.cache/huggingface/hub"}
 
     def _hub_answer(self, check: Json, secrets: Json) -> Json:
         """What the Hub would say to this host: `hub` maps (model, token) to a verdict, all else may be read."""

@@ -68,6 +68,8 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.tokens: dict[str, str] = {}
         self.requests: list[Request] = []
+        self.drops_after: int | None = None
+        """Cut the connection after so many bytes of a file."""
         self.failure: HTTPStatus | None = None
         """Answer everything with this status instead: the Hub is ill (503) or has had enough of us (429)."""
         hub = self
@@ -171,19 +173,37 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         header = self.headers.get("Authorization")
         token = header.removeprefix("Bearer ") if header else None
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        answer = self.owner.answer(Request(method=self.command, path=self.path, token=token))
+        answer = _part(
+            self.owner.answer(Request(method=self.command, path=self.path, token=token)), self.headers.get("Range")
+        )
         self.send_response(answer.status)
         for key, value in answer.headers.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(answer.body)
+        if self.command == "HEAD":
+            return
+        limit = self.owner.drops_after
+        if limit is not None and "/resolve/" in self.path and len(answer.body) > limit:
+            self.wfile.write(answer.body[:limit])
+            self.close_connection = True
+            return
+        self.wfile.write(answer.body)
 
     do_GET = do_HEAD = do_POST = _handle  # noqa: N815 - http.server's names
 
     def log_message(self, *_: object) -> None:
         """Say nothing: `Hub.requests` is the record."""
+
+
+def _part(answer: Answer, wanted: str | None) -> Answer:
+    """The rest of a file, where the client has its beginning."""
+    begin = (wanted or "").removeprefix("bytes=").partition("-")[0]
+    if answer.status is not HTTPStatus.OK or "ETag" not in answer.headers or not begin.isdigit():
+        return answer
+    at, size = int(begin), len(answer.body)
+    headers = {**answer.headers, "Content-Range": f"bytes {at}-{size - 1}/{size}"}
+    return Answer(status=HTTPStatus.PARTIAL_CONTENT, body=answer.body[at:], headers=headers)
 
 
 def _etag(data: bytes) -> str:
@@ -202,7 +222,10 @@ def _information(name: str, repository: Repository) -> dict[str, object]:
         "private": repository.gate is Gate.PRIVATE,
         "gated": "manual" if repository.gate is Gate.GATED else False,
         "tags": [],
-        "siblings": [{"rfilename": path} for path in sorted(repository.files)],
+        "siblings": [
+            {"rfilename": path, "size": len(data), "blobId": _etag(data)}
+            for path, data in sorted(repository.files.items())
+        ],
         "createdAt": "2026-01-01T00:00:00.000Z",
     }
 

@@ -108,6 +108,8 @@ def answering(name: str) -> Answering:
         from .gate import gate as found  # noqa: PLC0415 - as above
     elif name == "checkup":
         from .checkup import checkup as found  # noqa: PLC0415 - as above
+    elif name == "fetch":
+        from .fetch import fetch as found  # noqa: PLC0415 - as above
     elif name == "hub-check":
         from .hub import hub_check as found  # noqa: PLC0415 - as above
     elif name == "log":

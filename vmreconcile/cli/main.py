@@ -33,6 +33,7 @@ COMMANDS = {
     "restart": "vmreconcile.cli.oneoff",
     "auth": "vmreconcile.cli.auth",
     "doctor": "vmreconcile.cli.doctor",
+    "prefetch": "vmreconcile.cli.prefetch",
     "add": "vmreconcile.cli.models",
     "list": "vmreconcile.cli.models:list_models",
     "remove": "vmreconcile.cli.models",

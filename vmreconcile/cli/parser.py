@@ -227,6 +227,11 @@ def _doctor(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument("-q", "--quiet", action="store_true", help="leave out what is well")
 
 
+def _prefetch(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = add_command(commands, "prefetch", "fetch models to their hosts ahead of time; what runs is not touched")
+    command.add_argument("servers", nargs="*", metavar="NAME[@HOST]", help="for these alone (all)")
+
+
 def _add(commands: argparse._SubParsersAction[Parser]) -> None:
     command = add_command(commands, "add", "write the file of a new model, wanted stopped until it is started")
     command.add_argument("name", metavar="NAME", help="what it is called here")
@@ -283,6 +288,7 @@ COMMANDS = {
     "restart": _restart,
     "auth": _auth,
     "doctor": _doctor,
+    "prefetch": _prefetch,
     "add": _add,
     "list": _list,
     "remove": _remove,

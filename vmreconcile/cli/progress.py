@@ -50,13 +50,17 @@ class Progress:
             self._said[server] = now
             self._line(f"{server}: waiting, {seconds:.0f} s so far ({printable(line)})")
 
-    def ends(self, result: Result) -> None:
-        """Say how a server ended; one that was in order is not mentioned."""
+    def rests(self, server: ServerId) -> None:
+        """A server is no longer waited for."""
         with self._lock:
-            self._waiting.pop(result.server, None)
+            self._waiting.pop(server, None)
             if self._spinner and not self._waiting:
                 with lasting(sys.stderr):
                     self._spinner.stop()
+
+    def ends(self, result: Result) -> None:
+        """Say how a server ended; one that was in order is not mentioned."""
+        self.rests(result.server)
         if result.status is Status.OK:
             return
         color = "green" if result.status is Status.CHANGED else "red"

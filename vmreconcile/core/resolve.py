@@ -34,6 +34,7 @@ _KEYS = (
     "port",
     "replicas",
     "priority",
+    "prefetch",
     "state",
     "gpus",
     "runtime",
@@ -153,6 +154,7 @@ class _ModelLayers:
                 "model": str(said["model"].value),
                 "revision": _text_or_none(said.get("revision"), None),
                 "priority": _int(said["priority"].value) if "priority" in said else DEFAULT_PRIORITY,
+                "prefetch": said["prefetch"].value is True if "prefetch" in said else False,
                 "state": DesiredState(str(said["state"].value)) if "state" in said else DesiredState.RUNNING,
                 "settings": settings,
                 "env": env,
@@ -194,7 +196,7 @@ class _ModelLayers:
 
 def _origins(said: Mapping[str, Setting], fields: Mapping[str, Setting]) -> dict[str, Origin]:
     """Origins by the field's name in `DesiredServer`, and of `replicas`."""
-    names = ("model", "port", "replicas", "priority", "revision", "state", "gpus", "health", "rollout")
+    names = ("model", "port", "replicas", "priority", "prefetch", "revision", "state", "gpus", "health", "rollout")
     origins = {name: said[name].origin if name in said else _DEFAULT for name in names}
     for name in ("token", "runtime", "executable", "state_dir"):
         origins[name] = fields[name].origin if name in fields else _DEFAULT

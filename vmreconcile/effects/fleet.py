@@ -136,6 +136,10 @@ class Fleet:
                 raise
         return self.request(host, payload, timeout=timeout, on_progress=on_progress)
 
+    def drop(self, host: str) -> None:
+        """End the session of one host, with whatever its agent is at; the next request opens another."""
+        self._forget(host)
+
     def close(self) -> None:
         """End every session."""
         with self._lock:

@@ -6,6 +6,7 @@ host is taken as one GPU.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
+from vmreconcile.flows.fetching import NotFetched, fetch, fetchable
 from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
 from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
 from vmreconcile.model.desired import DEFAULT_PRIORITY
@@ -110,7 +112,8 @@ def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result
     results: list[Result] = []
     queue = sorted(changes, key=lambda change: _order(change, run))
     try:
-        stuck = _stop_early(queue, run)
+        stuck = _fetch_first(queue, run)
+        stuck |= _stop_early([change for change in queue if change.server not in stuck], run)
         for change in queue:
             failure = stuck.get(change.server)
             result = _failed(change, failure) if failure else _change(change, run)
@@ -126,6 +129,40 @@ def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result
         ]
         return results, [lost]
     return results, []
+
+
+def _fetch_first(queue: list[Change], run: Run) -> dict[ServerId, Failure]:
+    """Fetch models for servers that ask for it, while everything still runs; why some must not go on."""
+    failed: dict[ServerId, Failure] = {}
+    for change in queue:
+        wanted = run.desired.get(change.server)
+        loads = change.action is Action.START or (change.disruptive and change.gate is not None)
+        if wanted is None or not (wanted.prefetch and change.pending and loads and fetchable(wanted)):
+            continue
+        if run.stopping.is_set():
+            break
+        try:
+            fetch(wanted, run.fleet, run.secrets, functools.partial(_tell_fetching, change.server, run))
+        except NotFetched as error:
+            if not error.bearable:
+                failed[change.server] = error.failure
+            else:
+                run.reporter.waits(change.server, 0.0, f"{error.failure.summary}; going on without")
+        except Interrupted:
+            run.fleet.drop(change.server.host)  # the agent ends the fetching as its controller goes away
+            break
+    return failed
+
+
+def _tell_fetching(server: ServerId, run: Run, seconds: float, line: str) -> None:
+    """Tell of a fetch that goes on.
+
+    Raises:
+        Interrupted: the person asked to stop.
+    """
+    run.reporter.waits(server, seconds, line)
+    if run.stopping.is_set():
+        raise Interrupted("interrupted")
 
 
 def _stop_early(queue: list[Change], run: Run) -> dict[ServerId, Failure]:

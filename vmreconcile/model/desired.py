@@ -53,6 +53,7 @@ class DesiredServer:
     port: int
     priority: int = DEFAULT_PRIORITY
     """1 (most important) to 5: who starts first on a host."""
+    prefetch: bool = False
     state: DesiredState = DesiredState.RUNNING
     settings: Mapping[str, Setting] = field(default_factory=dict)
     env: Mapping[str, Setting] = field(default_factory=dict)

@@ -1,0 +1,224 @@
+"""fetch with the real huggingface_hub in a process of its own, from a Hub of the laboratory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.agent.conftest import wait_until
+from tests.agent.driver import Agent, Refused
+from tests.lab.hub import COMMIT, Gate, Hub, Repository
+
+TOKEN = "hf_SentinelTokenThatMustShowNowhere0000"  # made up
+FILES = {
+    "config.json": b'{"model_type": "llama"}',
+    "model-00001.safetensors": b"\1" * 300_000,
+    "model-00002.safetensors": b"\2" * 200_000,
+    "pytorch_model.bin": b"\3" * 500_000,
+    "original/params.pt": b"\4" * 10,
+}
+WANTED = {"config.json", "model-00001.safetensors", "model-00002.safetensors"}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """One model open, one gated and granted, one shut."""
+    with Hub() as running:
+        running.tokens[TOKEN] = "ada"
+        running.repositories = {
+            "org/open": Repository(files=FILES),
+            "org/granted": Repository(files=FILES, gate=Gate.GATED, granted=frozenset({TOKEN})),
+            "org/gated": Repository(files=FILES, gate=Gate.GATED),
+        }
+        yield running
+
+
+@pytest.fixture
+def vllm(tmp_path: Path) -> Path:
+    """A `vllm` whose interpreter has the Hub's client."""
+    path = tmp_path / "bin/vllm"
+    path.parent.mkdir()
+    path.write_text(f"#!{sys.executable}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    """An agent with folders of its own."""
+    running = Agent(tmp_path)
+    yield running
+    running.close()
+
+
+def asking(hub: Hub, vllm: Path, model: str = "org/open", **more: object) -> dict[str, Any]:
+    """A request."""
+    env = {**hub.environ(), "HF_HOME": str(vllm.parents[1] / "hf")}
+    return {
+        "slug": "m",
+        "model": model,
+        "executable": str(vllm),
+        "env": env,
+        "token": "default",
+        "secrets": {"default": TOKEN},
+        **more,
+    }
+
+
+def kept(vllm: Path, model: str = "org/open") -> dict[str, bytes]:
+    """The files in the cache."""
+    folder = vllm.parents[1] / f"hf/hub/models--{model.replace('/', '--')}/snapshots/{COMMIT}"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("model", ["org/open", "org/granted"])
+def test_what_vllm_would_load_is_fetched_once(agent: Agent, hub: Hub, vllm: Path, model: str) -> None:
+    """Safetensors and no other weights; the second time nothing is fetched; the revision's name is kept."""
+    answer, said = agent.ask("fetch", **asking(hub, vllm, model))
+    assert set(kept(vllm, model)) == WANTED
+    assert answer["fetched"] == answer["total"] == sum(len(FILES[name]) for name in WANTED)
+    assert answer["path"] == str(vllm.parents[1] / "hf/hub")
+    assert next(one for one in said if one["event"] == "size")["need"] == answer["total"]
+    ref = vllm.parents[1] / f"hf/hub/models--{model.replace('/', '--')}/refs/main"
+    assert ref.read_text() == COMMIT
+    again, _ = agent.ask("fetch", **asking(hub, vllm, model))
+    assert (again["fetched"], again["total"]) == (0, answer["total"])
+    other, _ = agent.ask("fetch", **asking(hub, vllm, model, load_format="pt"))
+    assert other["fetched"] > 0, "everything, where another format is asked for"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"model": "org/gated"}, "fetch-gated"),
+        ({"model": "org/gated", "token": None}, "fetch-gated"),
+        ({"model": "org/nothing"}, "fetch-no-such-repo"),
+        ({"model": "no such name"}, "fetch-no-such-repo"),
+        ({"revision": "v9"}, "fetch-revision-not-found"),
+        ({"secrets": {"default": TOKEN.replace("0000", "9999")}}, "fetch-bad-token"),
+    ],
+)
+def test_refusals_have_their_class(agent: Agent, hub: Hub, vllm: Path, change: dict[str, Any], kind: str) -> None:
+    """And hold no token."""
+    with pytest.raises(Refused) as caught:
+        agent.ask("fetch", **asking(hub, vllm, **change))
+    assert caught.value.kind == kind
+    assert TOKEN not in str(caught.value)
+    assert TOKEN.replace("0000", "9999") not in str(caught.value)
+
+
+def test_a_hub_that_is_ill_or_gone(agent: Agent, hub: Hub, vllm: Path) -> None:
+    """Unreachable, whatever the reason; offline where that is wanted."""
+    hub.failure = HTTPStatus.BAD_GATEWAY
+    for env, kind in (
+        ({}, "fetch-hub-unreachable"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "fetch-hub-unreachable"),
+        ({"HF_HUB_OFFLINE": "1"}, "fetch-offline"),
+    ):
+        request = asking(hub, vllm)
+        with pytest.raises(Refused) as caught:
+            agent.ask("fetch", **{**request, "env": {**request["env"], **env}})
+        assert caught.value.kind == kind
+
+
+def test_a_download_that_was_cut_off_goes_on(agent: Agent, hub: Hub, vllm: Path) -> None:
+    """Files that came are not fetched again."""
+    hub.drops_after = 250_000
+    with pytest.raises(Refused) as caught:
+        agent.ask("fetch", **asking(hub, vllm))
+    assert caught.value.kind == "fetch-hub-unreachable"
+    assert "model-00001.safetensors" not in kept(vllm)
+    hub.drops_after = None
+    hub.requests.clear()
+    answer, said = agent.ask("fetch", **asking(hub, vllm))
+    assert kept(vllm)["model-00001.safetensors"] == FILES["model-00001.safetensors"]
+    (size,) = [one for one in said if one["event"] == "size"]
+    assert size["need"] == answer["fetched"] == 300_000
+
+
+def test_no_space_is_told_before_anything_is_fetched(agent: Agent, hub: Hub, vllm: Path) -> None:
+    """With the bytes needed and free, and the place."""
+    size = 1 << 62
+    hub.repositories["org/huge"] = Repository(files={"config.json": b"{}", "model.safetensors": Huge(size)})
+    with pytest.raises(Refused) as caught:
+        agent.ask("fetch", **asking(hub, vllm, "org/huge"))
+    assert caught.value.kind == "fetch-disk-full"
+    assert str(size + 2) in str(caught.value)
+    assert str(vllm.parents[1] / "hf/hub") in str(caught.value)
+
+
+class Huge(bytes):
+    """A file that says it is larger than it is."""
+
+    size: int
+
+    def __new__(cls, size: int) -> Self:
+        """Say `size`."""
+        made = super().__new__(cls, b"x")
+        made.size = size
+        return made
+
+    def __len__(self) -> int:
+        """As said."""
+        return self.size
+
+
+def test_a_vllm_without_the_client_is_told(agent: Agent, hub: Hub, vllm: Path) -> None:
+    """Nothing was fetched; the interpreter is named."""
+    vllm.write_text("#!/usr/bin/python3 -IS\n")
+    with pytest.raises(Refused) as caught:
+        agent.ask("fetch", **asking(hub, vllm))
+    assert caught.value.kind == "fetch-no-hub"
+    vllm.write_text("\x7fELF")
+    with pytest.raises(Refused) as caught:
+        agent.ask("fetch", **asking(hub, vllm))
+    assert caught.value.kind == "not-found"
+
+
+def test_the_token_is_in_no_process(agent: Agent, hub: Hub, vllm: Path) -> None:
+    """Neither in arguments nor in an environment, all the while; and the fetching ends with the controller."""
+    hold = threading.Event()
+    answer = hub.answer
+
+    def slow(request: Any) -> Any:  # noqa: ANN401 - the Hub's own types
+        if "resolve" in request.path and request.method == "GET":
+            hold.wait(20)
+        return answer(request)
+
+    hub.answer = slow  # type: ignore[method-assign] # a Hub that takes its time
+    agent.ask("checkup")  # the agent is there now
+    agent.send("fetch", **asking(hub, vllm))
+    wait_until(lambda: any("resolve" in request.path for request in hub.requests) or fetchers(), 20)
+    (pid,) = fetchers()
+    wait_until(lambda: any("/api/models" in request.path for request in hub.requests), 20)
+    assert TOKEN.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert TOKEN.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+    agent.process.stdin.close()  # type: ignore[union-attr] # the controller goes away
+    until = time.monotonic() + 10
+    while fetchers() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not fetchers()
+    hold.set()
+
+
+def fetchers() -> list[int]:
+    """Processes that fetch."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                argv = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"VMRECONCILE-FETCH" in argv and entry.stat().st_uid == os.getuid():
+                found.append(int(entry.name))
+    return found

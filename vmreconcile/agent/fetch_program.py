@@ -1,0 +1,111 @@
+"""What the host's own Python runs to fetch a model: a program as text, for an interpreter that is not ours.
+
+It reads one JSON line with everything, the token too, so that its arguments and environment hold none. It says one
+JSON line for each thing worth saying, and ends as soon as its standard input does, so that it outlives nobody.
+"""
+
+PREFIX = "VMRECONCILE-FETCH "
+
+PROGRAM = r"""
+import json, os, sys, threading
+spec = json.loads(sys.stdin.readline())
+os.environ.update(spec["env"])
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+def say(**fields):
+    sys.stdout.write("VMRECONCILE-FETCH " + json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+def watch_input():
+    while sys.stdin.read(1):
+        pass
+    os._exit(3)
+
+threading.Thread(target=watch_input, daemon=True).start()
+WORSE = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".tflite", ".gguf", ".nemo")
+
+def wanted(names, load_format):
+    if load_format not in ("auto", "hf", "safetensors", ""):
+        return sorted(names)
+    for best in (".safetensors", ".bin", ".pt"):
+        if any(name.endswith(best) for name in names):
+            dropped = tuple(ending for ending in WORSE if ending != best)
+            return sorted(name for name in names if not name.endswith(dropped))
+    return sorted(names)
+
+def present(folder):
+    total = 0
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return 0
+    for entry in entries:
+        try:
+            total += entry.stat(follow_symlinks=False).st_size
+        except OSError:
+            pass
+    return total
+
+def report(folder, before, total, over):
+    while not over.wait(1.0):
+        say(event="at", done=max(0, present(folder) - before), total=total)
+
+def kind_of(error):
+    names = [each.__name__ for each in type(error).__mro__]
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    for name, kind in (
+        ("GatedRepoError", "gated"),
+        ("RevisionNotFoundError", "revision_not_found"),
+        ("OfflineModeIsEnabled", "offline"),
+    ):
+        if name in names:
+            return kind
+    if status == 401 and "RepoNotFound" not in str(getattr(error, "response", None) and error.response.headers):
+        return "bad_token"
+    if "RepositoryNotFoundError" in names or "HFValidationError" in names:
+        return "no_such_repo"
+    if isinstance(error, OSError) and error.errno == 28:
+        return "disk_full"
+    if isinstance(error, PermissionError):
+        return "no_permission"
+    return "hub_unreachable"
+
+def run():
+    from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+    import glob, shutil
+    model, revision, token = spec["model"], spec["revision"] or None, spec["token"] or False
+    seen = HfApi(token=token).model_info(model, revision=revision, files_metadata=True)
+    sizes = {each.rfilename: each.size or 0 for each in seen.siblings or []}
+    names = wanted(sizes, spec["load_format"])
+    missing = [n for n in names if not isinstance(try_to_load_from_cache(model, n, revision=seen.sha), str)]
+    cache = constants.HF_HUB_CACHE
+    blobs = os.path.join(cache, "models--" + model.replace("/", "--"), "blobs")
+    need = sum(sizes[n] for n in missing)
+    there = cache
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
+    free = shutil.disk_usage(there).free
+    say(event="size", need=need, free=free, total=sum(sizes[n] for n in names), path=cache, files=len(missing))
+    if need > free:
+        say(event="failed", kind="disk_full", message="%d bytes are needed in %s, %d are free" % (need, cache, free))
+        return 1
+    over = threading.Event()
+    arguments = (blobs, present(blobs), need, over)
+    threading.Thread(target=report, args=arguments, daemon=True).start()
+    patterns = [glob.escape(name) for name in names]
+    snapshot_download(model, revision=revision, allow_patterns=patterns, token=token)
+    over.set()
+    say(event="done", fetched=need, total=sum(sizes[n] for n in names), path=cache)
+    return 0
+
+try:
+    code = run()
+except ImportError as error:
+    say(event="failed", kind="no_hub", message="%s has no huggingface_hub: %s" % (sys.executable, error))
+    code = 1
+except Exception as error:
+    text = str(getattr(error, "server_message", None) or error) or type(error).__name__
+    say(event="failed", kind=kind_of(error), message=" ".join(text.split())[:300])
+    code = 1
+os._exit(code)
+"""

@@ -1,0 +1,118 @@
+"""A model's files on its host before the server needs them: nothing that runs is stopped while they are fetched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from vmreconcile.effects.fleet import Answer, Fleet
+from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import VmreconcileError
+from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.outcome import Failure
+from vmreconcile.model.secret import Secret
+
+SILENCE_S = 120.0
+"""The agent says something every two seconds while it fetches; the Hub may take its time before that."""
+
+GIB = 1 << 30
+KIND = "fetch-"
+BEARABLE = frozenset({"no_hub", "hub_unreachable", "offline", "failed"})
+"""Kinds for which a start is tried all the same: the model may be on the host, or vLLM may fetch it better."""
+
+REMEDIES: Mapping[str, str] = {
+    "disk_full": "free space there (hf cache prune), or set HF_HOME under env to another disk",
+    "gated": "ask for access on the model's page, with the account that vmreconcile auth status names",
+    "bad_token": "vmreconcile auth status tells which token it is; log in anew",
+    "no_such_repo": "correct model:, or name a token source whose account may see it",
+    "revision_not_found": "correct revision:",
+    "no_permission": "let the user that vmreconcile works as write to the cache, or set HF_HOME under env",
+    "no_hub": "nothing was fetched: vLLM itself does so at its start",
+    "hub_unreachable": "look at the host's network, HTTPS_PROXY and HF_ENDPOINT (vmreconcile doctor)",
+    "offline": "unset HF_HUB_OFFLINE for this server, or bring the files there yourself",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What is on the host now: bytes fetched in this run (0: it was there), in all, and where."""
+
+    fetched: int
+    total: int
+    path: str
+
+
+class NotFetched(VmreconcileError):  # noqa: N818 - an outcome, reported as one
+    """The files could not be fetched; what came stays, and is not fetched again."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Keep the failure."""
+        super().__init__(failure.summary, remedy=failure.remedy)
+        self.failure = failure
+
+    @property
+    def bearable(self) -> bool:
+        """Whether a start may be tried without them."""
+        return self.failure.kind in BEARABLE
+
+
+def fetchable(server: DesiredServer) -> bool:
+    """Whether the server's model comes from the Hub."""
+    return not server.model.startswith(("/", ".", "~"))
+
+
+def fetch(
+    server: DesiredServer, fleet: Fleet, secrets: Mapping[str, Secret], tell: Callable[[float, str], None]
+) -> Fetched:
+    """Fetch on the server's host; `tell` hears seconds and a line every two seconds, and may raise to end it.
+
+    Raises:
+        NotFetched: with class and remedy.
+        UnreachableError: the host was lost.
+    """
+    begun = time.monotonic()
+
+    def progress(answer: Answer) -> None:
+        tell(time.monotonic() - begun, _line(server, answer))
+
+    setting = server.settings.get("load_format")
+    payload: dict[str, object] = {
+        "do": "fetch",
+        "slug": server.id.slug,
+        "model": server.model,
+        "revision": server.revision or "",
+        "executable": server.executable,
+        "load_format": str(setting.value) if setting else "",
+        "env": {name: Secret(str(each.value)) for name, each in server.env.items()},
+        "token": server.token,
+        "secrets": {name: secret for name, secret in secrets.items() if name == server.token},
+    }
+    try:
+        answer = fleet.request(server.id.host, payload, timeout=SILENCE_S, on_progress=progress)
+    except AgentError as error:
+        raise NotFetched(_failure(server, error)) from error
+    return Fetched(
+        fetched=_whole(answer.get("fetched")), total=_whole(answer.get("total")), path=str(answer.get("path") or "")
+    )
+
+
+def _line(server: DesiredServer, answer: Answer) -> str:
+    if answer.get("event") == "size":
+        need, free = _whole(answer.get("need")) / GIB, _whole(answer.get("free")) / GIB
+        return f"{server.model}: {need:.2f} GiB to fetch, {free:.1f} GiB free"
+    done, total = _whole(answer.get("done")) / GIB, _whole(answer.get("total")) / GIB
+    return f"fetching {server.model}: {done:.2f} of {total:.2f} GiB" if total else f"asking the Hub for {server.model}"
+
+
+def _failure(server: DesiredServer, error: AgentError) -> Failure:
+    kind = error.kind.removeprefix(KIND).replace("-", "_")
+    return Failure(
+        kind=kind,
+        summary=f"{server.id}: {server.model} could not be fetched: {error}",
+        remedy=error.remedy or REMEDIES.get(kind, "fetch it on the host by hand (hf download), or go without prefetch"),
+    )
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
