@@ -19,7 +19,7 @@ from tests.lab.served import pids, root, roots
 from tests.lab.wanting import changes, fields, model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.lab.command import Cli
     from tests.lab.hosts import Host, Lab
@@ -234,6 +234,7 @@ def everything(cli: Cli, hosts: list[Host], faults: Path, token: str, key: str) 
     for host in hosts:
         for words in (["show", *very], ["show", "--json"], ["logs", *very]):
             yield tool(*words, f"tiny@{host.name}")
+    yield from more(cli, token, tool)
     faults.write_text("die=bad-token\n")
     cli.model("failing", model(port=8002, hf_token="default", env={"VLLM_API_KEY": key}))
     yield tool("apply", *very, code=1)
@@ -244,6 +245,32 @@ def everything(cli: Cli, hosts: list[Host], faults: Path, token: str, key: str) 
     cli.model("wrong", model(port=8005, env={"HF_TOKEN": token}, args={"api_key": key, "hf_token": token}))
     for words in (["validate"], ["validate", "--json"], ["plan"]):
         yield tool(*words, code=5)
+
+
+VM = "from vmreconcile.__main__ import run_vm; run_vm()"
+
+
+def more(cli: Cli, token: str, tool: Callable[..., str]) -> Iterator[str]:
+    """doctor, auth, prefetch, import and vm, plain and as JSON; the import's file has a token beside it."""
+    for words in (["doctor"], ["auth", "status"], ["auth", "status", "--on-hosts"], ["list"]):
+        yield tool(*words)
+        yield tool(*words, "--json")
+    for words in (["auth", "check", "--on-hosts"], ["prefetch"]):
+        yield tool(*words, "-v", "-v", code=1)
+        yield tool(*words, "--json", code=1)
+    (cli.folder / "old").mkdir()
+    entry = {"name": "then", "huggingface_id": "org/then", "port": 8100}
+    (cli.folder / "old/models.json").write_text(json.dumps({"models": [entry]}))
+    (cli.folder / "old/.env").write_text(f"HF_TOKEN={token}\n")
+    for words in (["import", "old/models.json", "--hosts", "gpu1", "--dry-run"],):
+        yield tool(*words)
+        yield tool(*words, "--json")
+    (cli.folder / "old/.env").unlink()
+    for words in (["status"], ["status", "--json"], ["cleanup"], ["cleanup", "--json"], ["force", "-y"], ["ui"]):
+        env = {"HOME": str(cli.home), "HF_HUB_OFFLINE": "1"} | cli.env
+        done = cli.lab.run([sys.executable, "-c", VM, *words], env=env, cwd=cli.folder)
+        assert done.returncode == 0, done
+        yield done.stdout + done.stderr
 
 
 def rotated(secret: str) -> str:
