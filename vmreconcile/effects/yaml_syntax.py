@@ -26,8 +26,15 @@ _HINTS = (
 )
 
 
+def nested_too_deeply(error: yaml.MarkedYAMLError) -> bool:
+    """Whether the parser itself gave up at its limit, which PyYAML has since 6.0.4 (1,000 levels)."""
+    return "maximum nesting depth" in (error.problem or "")
+
+
 def syntax_objection(error: yaml.MarkedYAMLError, text: str, mark: Any) -> tuple[str, str, str, str]:  # noqa: ANN401 - PyYAML is untyped
     """(code, summary, why, remedy) for an error that PyYAML met at `mark`."""
+    if nested_too_deeply(error):
+        return ("yaml-depth", "The file is nested too deeply.", "Nobody could read it.", "Flatten it.")
     told = f"{error.context or ''} {error.problem or ''}"
     lines = text.splitlines()
     line = lines[mark.line] if mark.line < len(lines) else ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from vmreconcile.effects.yaml_syntax import nested_too_deeply
 from vmreconcile.errors import Place
 
 if TYPE_CHECKING:
@@ -94,7 +95,10 @@ def _parse_yaml(text: str, file: str, problems: Problems) -> yaml.Node | None:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        _report_syntax(error, text, file, problems)
+        if nested_too_deeply(error):
+            _too_deep(file, problems)
+        else:
+            _report_syntax(error, text, file, problems)
         return None
     except yaml.YAMLError as error:
         character = getattr(error, "character", None)
