@@ -48,6 +48,35 @@ def test_a_stranger_elsewhere_does_not() -> None:
     assert only(world(wanted(), hosts=[host]).plan()).action is Action.START
 
 
+@pytest.mark.parametrize(
+    ("systemd", "runtime", "told"),
+    [
+        (252, "systemd", ""),
+        (249, "systemd", "systemd 249"),
+        (252, "process", "no systemd unit"),
+        (None, "", "no systemd"),
+    ],
+)
+def test_credentials_need_systemd(systemd: int | None, runtime: str, told: str) -> None:
+    """Of a version that names their folder in a unit; a server that gets no token needs none."""
+    host = FakeHost("h1", systemd=systemd)
+    server = wanted(delivery="credential", runtime=runtime)
+    change = only(world(server, hosts=[host]).plan())
+    assert (change.action is Action.BLOCKED) == bool(told)
+    assert told in change.note
+    assert only(world(replace(server, token=None), hosts=[host]).plan()).action is Action.START
+
+
+def test_credentials_settle_and_come_and_go() -> None:
+    """A start with one, nothing to do then; a change of the way is a change of files, not a restart."""
+    there = world(wanted(delivery="credential")).settle()
+    assert only(there.plan()).reason is Reason.IN_SYNC
+    there = there.change(lambda server: replace(server, delivery="environment"))
+    change = only(there.plan())
+    assert (change.action, change.disruptive) == (Action.RETUNE, False)
+    assert only(there.settle().plan()).reason is Reason.IN_SYNC
+
+
 def test_a_server_that_serves_is_not_blocked_by_itself() -> None:
     """A retune keeps its own port."""
     there = world(wanted()).settle().change(lambda server: replace(server, model="org/other"))

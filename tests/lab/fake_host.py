@@ -252,6 +252,9 @@ class FakeHost:
         """The env file, secrets put in."""
         old = self.kernel.files.get(step["path"])
         before = envfile.parse(old.content) if old else {}
+        own = step["path"].removesuffix(".env") + ".token"
+        if own in self.kernel.files:
+            before |= {"HF_TOKEN": self.kernel.files[own].content}
         entries: list[tuple[str, str]] = []
         for name, content in step["entries"]:
             match content:
@@ -263,6 +266,11 @@ class FakeHost:
                     entries.append((name, secrets[key]))
                 case _:
                     entries.append((name, content))
+        if step.get("credential"):
+            self.kernel.write(self.ours(own), dict(entries).get("HF_TOKEN", ""), 0o600)
+            entries = [entry for entry in entries if entry[0] != "HF_TOKEN"]
+        else:
+            self.kernel.remove(own)
         return self.kernel.write(self.ours(step["path"]), envfile.render(entries), 0o600)
 
     def ours(self, path: str) -> str:
@@ -283,7 +291,8 @@ class FakeHost:
         """Record, env file and log; never below a running process."""
         if self.root(slug) or self.orphans(slug):
             raise Refusal("still-running", f"{slug} is still running")
-        paths = (f"{self.config}/env/{slug}.env", f"{self.state}/servers/{slug}.json", f"{self.state}/log/{slug}.log")
+        env = f"{self.config}/env/{slug}"
+        paths = (f"{env}.env", f"{env}.token", f"{self.state}/servers/{slug}.json", f"{self.state}/log/{slug}.log")
         self.kernel.logs.pop(slug, None)
         return any([self.kernel.remove(path) for path in paths])  # noqa: C419 - every one of them
 

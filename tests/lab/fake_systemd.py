@@ -132,6 +132,9 @@ class FakeSystemd:
             if path not in self.kernel.files:
                 raise Refusal("not-found", f"Failed to load environment files: {path}: No such file or directory")
             environment |= envfile.parse(self.kernel.files[path].content)
+        for line in service.get("LoadCredential", []):
+            token = self.kernel.files[specified(line.partition(":")[2])].content
+            environment |= {"HF_TOKEN": token} if token else {}  # as it is reported; a process has it in a file
         return environment
 
     def ended(self, unit: FakeUnit, root: FakeProcess, code: int) -> None:

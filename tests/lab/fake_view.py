@@ -122,7 +122,9 @@ def _env_file(host: FakeHost, slug: str, salt: str) -> Json:
     path = f"{host.config}/env/{slug}.env"
     file = host.kernel.files[path]
     problem = f"{path}: mode {file.mode:04o}, others than its owner may use it" if file.mode & 0o077 else None
-    env = _described(envfile.parse(file.content), salt)
+    token = host.kernel.files.get(f"{host.config}/env/{slug}.token")
+    kept = {"HF_TOKEN": token.content} if token else {}
+    env = _described(envfile.parse(file.content) | kept, salt)
     return {
         "path": path, "mode": file.mode, "uid": file.uid, "mtime": file.mtime, "problem": problem, "env": env,
     }  # fmt: skip

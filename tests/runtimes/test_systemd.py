@@ -139,6 +139,17 @@ def test_tokens_that_the_env_file_does_not_give_are_taken_away() -> None:
     assert found == [["HF_TOKEN HUGGING_FACE_HUB_TOKEN"], ["HUGGING_FACE_HUB_TOKEN"], None]
 
 
+def test_a_token_as_a_credential() -> None:
+    """In no variable, but where HF_TOKEN_PATH leads: systemd's own folder for this unit."""
+    launch = replace(LAUNCH, token_path="/srv/a b%/env/m.token")
+    found = directives(unit_text(launch))
+    assert found["LoadCredential"] == ["hf_token:/srv/a b%%/env/m.token"]
+    assert found["Environment"] == ["VMRECONCILE_SERVER=qwen2.5-7b_1", "HF_TOKEN_PATH=%d/hf_token"]
+    assert found["UnsetEnvironment"] == ["HF_TOKEN HUGGING_FACE_HUB_TOKEN"]
+    (step,) = [step for step in SYSTEMD.refresh(launch) if isinstance(step, WriteEnv)]
+    assert step.credential
+
+
 def test_the_unit_of_a_user() -> None:
     """It starts with the user's manager, knows no system target, and logs to a file of ours."""
     found = directives(unit_text(USER))

@@ -92,6 +92,52 @@ def test_a_drop_in_with_another_token_is_named(cli: Cli, hosts: list[Host], simu
     gpu1.exec(["rm", "/etc/vllm.env"])
 
 
+def test_a_token_as_a_credential(cli: Cli, hosts: list[Host], simulated_vllm: str) -> None:
+    """In no environment, only in the file that systemd hands to the unit; rotated, dropped, and back again."""
+    gpu1, gpu2, _ = hosts
+    cli.inventory(
+        {"vllm_executable": simulated_vllm, "vllm_token_delivery": "credential"},
+        {"gpu2": {"vllm_token_delivery": "environment"}, "gpu3": {"ansible_user": "plain"}},
+    )
+    cli.model("tiny", model(hosts="gpu", hf_token="default"))
+    first, second = new_token(), new_token()
+    path = log_in(cli, first)
+
+    def credentials() -> list[str]:
+        found = []
+        for host in (gpu1, hosts[2]):
+            (one,) = roots(host)
+            assert "HF_TOKEN" not in one.environ
+            assert first not in str(one.environ)
+            assert second not in str(one.environ)
+            found.append(host.read(one.environ["HF_TOKEN_PATH"]))
+        return found
+
+    applied = cli("apply", "--json")
+    assert (applied.returncode, applied.json["changed"]) == (0, 3), applied
+    assert credentials() == [first, first]
+    assert gpu1.exec(["stat", "-c", "%a %U", f"{SYSTEM_ENV}/tiny.token"]).stdout == "600 root\n"
+    assert first not in gpu1.read(f"{SYSTEM_ENV}/tiny.env")
+    assert tokens([gpu2]) == {"gpu2": {"8001": first}}
+    assert cli("plan", "--detailed-exitcode").returncode == 0
+    assert cli("auth", "status", "--on-hosts").returncode == 0
+
+    path.write_text(second)
+    assert set(changes(cli("plan", "--json")).values()) == {("restart", "token_changed", True)}
+    assert cli("apply").returncode == 0
+    assert credentials() == [second, second]
+    assert cli("plan", "--detailed-exitcode").returncode == 0
+
+    cli.model("tiny", model(hosts="gpu", hf_token=None))
+    assert cli("apply").returncode == 0
+    assert not gpu1.exists(f"{SYSTEM_ENV}/tiny.token")
+    assert "HF_TOKEN_PATH" not in roots(gpu1)[0].environ
+    assert cli("plan", "--detailed-exitcode").returncode == 0
+    cli.model("tiny", model(hosts="gpu", hf_token="default", state="absent"))
+    assert cli("apply").returncode == 0
+    assert not gpu1.exists("/etc/vmreconcile")
+
+
 class Serving:
     """How many of some servers ran at once, sampled all the while."""
 

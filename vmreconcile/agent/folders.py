@@ -55,6 +55,10 @@ class Folders:
             raise Problem("bad-request", "folders are absolute paths")
         return cls(config, state, uid, home, user)
 
+    def token_file(self, slug: str) -> str:
+        """The token of a server that gets it as a systemd credential."""
+        return "{}/env/{}.token".format(self.config, slug)
+
     def env_file(self, slug: str) -> str:
         """The env file of a server."""
         return "{}/env/{}.env".format(self.config, slug)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .frames import Channel
     from .proc import Process
 
+CREDENTIALS = ("/run/credentials/", "/run/user/")  # where systemd keeps them, for the system and for users
+CREDENTIAL = "hf_token"
 SHOWN = 2000  # letters of a stranger's command line
 
 
@@ -194,7 +196,7 @@ class Observation:
             "ports": sorted({port for _, port in self.ports_of[slug]}),
             "rss_bytes": root.rss_bytes,
             "gpu_memory_bytes": self.held.get(root.pid),
-            "env": masks.described(self.salt, proc.environ(root.pid) or {}, names),
+            "env": masks.described(self.salt, with_credential(proc.environ(root.pid) or {}), names),
             "children": self._workers(self.verdict.children[root.pid]),
         }
 
@@ -270,6 +272,15 @@ class Observation:
             what = " ".join(masks.mask_argv(argv))[:SHOWN] if pid else None
             rows.append({"port": port, "pid": pid, "user": user_name(uid), "what": what, "slug": slugs.get(pid or 0)})
         return rows
+
+
+def with_credential(environment: dict[str, str]) -> dict[str, str]:
+    """An environment with the token that systemd handed over as a credential, as if it were HF_TOKEN."""
+    path = environment.get("HF_TOKEN_PATH", "")
+    if survey.TOKEN in environment or not path.startswith(CREDENTIALS) or os.path.basename(path) != CREDENTIAL:
+        return environment
+    token = proc.text(proc.read(path) or b"").strip()
+    return dict(environment, **{survey.TOKEN: token}) if token else environment
 
 
 def unwritable(path: str) -> str:

@@ -29,7 +29,7 @@ def remove_server(step: Step, folders: Folders) -> Step:
     verdict = classify(survey.processes(known), known)
     if slug in verdict.roots or verdict.orphans.get(slug):
         raise Problem("still-running", "{} is still running".format(slug))
-    paths = (folders.env_file(slug), folders.log(slug), folders.record(slug))
+    paths = (folders.env_file(slug), folders.token_file(slug), folders.log(slug), folders.record(slug))
     changed = [remove_file(path, folders.base_of(path), folders.uid) for path in paths]
     empty = [
         _remove_folder(path) for path in (folders.config + "/env", folders.state + "/log", folders.state + "/servers")

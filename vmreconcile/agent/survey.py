@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .proc import Process
 
 
+TOKEN = "HF_TOKEN"  # noqa: S105 - a variable's name
+
+
 class Survey:
     """Everything of ours on this host, by slug, and the problems met while reading it."""
 
@@ -100,7 +103,10 @@ class Survey:
         return sorted({*self.records, *self.env_slugs, *self.unit_properties, *self.problems})
 
     def environment(self, slug: str) -> tuple[dict[str, str], os.stat_result | None, str | None]:
-        """The env file of a server: (entries, stat, problem); no entries where it cannot be used."""
+        """The env file of a server: (entries, stat, problem); no entries where it cannot be used.
+
+        A token that is kept beside it, for systemd to hand over, is among the entries as HF_TOKEN.
+        """
         path = self.folders.env_file(slug)
         try:
             found = read_file(path, self.folders.uid)
@@ -114,6 +120,13 @@ class Survey:
         except UnicodeDecodeError:
             return {}, seen, path + ": not UTF-8"
         mode = seen.st_mode & 0o7777
+        try:
+            kept = read_file(self.folders.token_file(slug), self.folders.uid)
+        except Problem as problem:
+            return entries, seen, str(problem)
+        if kept is not None and kept[0].strip():
+            entries.setdefault(TOKEN, proc.text(kept[0]).strip())
+            path, mode = (path, mode) if mode & 0o077 else (self.folders.token_file(slug), kept[1].st_mode & 0o7777)
         if mode & 0o077:
             return entries, seen, "{}: mode {:04o}, others than its owner may use it".format(path, mode)
         return entries, seen, None

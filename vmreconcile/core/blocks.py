@@ -9,6 +9,8 @@ from vmreconcile.core.diff import Subject, release
 from vmreconcile.model.observed import PortHolder
 from vmreconcile.model.plan import Reason
 
+CREDENTIALS_SINCE = 250
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
@@ -25,7 +27,12 @@ def block_of(subject: Subject, leaving: Mapping[int, str]) -> Block | None:
     `leaving` maps ports to the slugs of our own servers that give them up in this same plan.
     """
     return (
-        _folder(subject) or _runtime(subject) or _executable(subject) or _argument(subject) or _port(subject, leaving)
+        _folder(subject)
+        or _runtime(subject)
+        or _credential(subject)
+        or _executable(subject)
+        or _argument(subject)
+        or _port(subject, leaving)
     )
 
 
@@ -44,6 +51,18 @@ def _runtime(subject: Subject) -> Block | None:
         return None
     remedy = "set vllm_runtime: process for this host"
     return Block(reason=Reason.NO_RUNTIME, note=f"runtime {subject.runtime.name}: {problem}", remedy=remedy)
+
+
+def _credential(subject: Subject) -> Block | None:
+    """%d, which names the folder of credentials in a unit, came with systemd 250."""
+    if not subject.launch.token_path:
+        return None
+    version = subject.host.systemd.version
+    if subject.runtime.name == "systemd" and version is not None and version >= CREDENTIALS_SINCE:
+        return None
+    there = f"systemd {version}" if version is not None and subject.runtime.name == "systemd" else "no systemd unit"
+    note = f"vllm_token_delivery: credential needs systemd {CREDENTIALS_SINCE} or newer, here is {there}"
+    return Block(reason=Reason.NO_RUNTIME, note=note, remedy="set vllm_token_delivery: environment for this host")
 
 
 def _executable(subject: Subject) -> Block | None:

@@ -17,6 +17,9 @@ from vmreconcile.vllm.command import to_argv
 TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - a variable's name
 """What huggingface_hub reads first; constants are read at import, so a new token needs a restart (vLLM 0.32.0)."""
 
+CREDENTIAL = "credential"
+"""`vllm_token_delivery`: systemd hands the token over as a file that only the server can read."""
+
 ENV_SECRET = "env."  # noqa: S105 - a prefix
 """Names a secret that stands in a model's own `env`."""
 
@@ -29,6 +32,7 @@ def make_launch(server: DesiredServer, host: HostView, catalogue: Catalogue, *, 
         argv=launch_argv(server, host.installed(server.executable).path or server.executable or "vllm", catalogue),
         entries=tuple(sorted(_entries(server, token_known=token_known), key=lambda entry: entry[0])),
         env_path=f"{host.config_dir}/env/{server.id.slug}.env",
+        token_path=f"{host.config_dir}/env/{server.id.slug}.token" if _as_credential(server) else "",
         log_path=f"{host.state_dir}/log/{server.id.slug}.log",
         cwd=host.state_dir,
         scope=scope,
@@ -40,6 +44,10 @@ def make_launch(server: DesiredServer, host: HostView, catalogue: Catalogue, *, 
             "env_names": [*sorted(env_names(server))],
         },
     )
+
+
+def _as_credential(server: DesiredServer) -> bool:
+    return server.delivery == CREDENTIAL and server.token is not None
 
 
 def launch_argv(server: DesiredServer, executable: str, catalogue: Catalogue) -> tuple[str, ...]:

@@ -21,12 +21,16 @@ from vmreconcile.model.tuning import Rule
 from vmreconcile.model.values import JsonValue, Origin, OriginKind, Setting
 from vmreconcile.vllm.catalogue import Catalogue
 
-_VARIABLES = ("vllm_args", "vllm_env", "vllm_executable", "vllm_runtime", "vllm_state_dir", "vllm_hf_token")
+_VARIABLES = (
+    *("vllm_args", "vllm_env", "vllm_executable", "vllm_runtime", "vllm_state_dir", "vllm_hf_token"),
+    "vllm_token_delivery",
+)
 _FIELDS = {
     "vllm_executable": "executable",
     "vllm_runtime": "runtime",
     "vllm_state_dir": "state_dir",
     "vllm_hf_token": "token",
+    "vllm_token_delivery": "delivery",
 }
 _KEYS = (
     "model",
@@ -163,6 +167,7 @@ class _ModelLayers:
                 "runtime": _text_or_none(fields.get("runtime"), "") or "",
                 "executable": _text_or_none(fields.get("executable"), "") or "",
                 "state_dir": _text_or_none(fields.get("state_dir"), "") or "",
+                "delivery": _text_or_none(fields.get("delivery"), "") or "environment",
                 "health": _health(said.get("health")),
                 "rollout": _rollout(said.get("rollout")),
                 "origins": _origins(said, fields),
@@ -198,7 +203,7 @@ def _origins(said: Mapping[str, Setting], fields: Mapping[str, Setting]) -> dict
     """Origins by the field's name in `DesiredServer`, and of `replicas`."""
     names = ("model", "port", "replicas", "priority", "prefetch", "revision", "state", "gpus", "health", "rollout")
     origins = {name: said[name].origin if name in said else _DEFAULT for name in names}
-    for name in ("token", "runtime", "executable", "state_dir"):
+    for name in ("token", "delivery", "runtime", "executable", "state_dir"):
         origins[name] = fields[name].origin if name in fields else _DEFAULT
     return origins
 

@@ -59,6 +59,8 @@ class DesiredServer:
     env: Mapping[str, Setting] = field(default_factory=dict)
     gpus: str | int | tuple[int, ...] = "auto"
     token: str | None = "default"  # noqa: S105 - the name of a source
+    delivery: str = "environment"
+    """How the token reaches the server: 'environment', or 'credential' (systemd's LoadCredential=)."""
     runtime: str = ""
     executable: str = ""
     state_dir: str = ""

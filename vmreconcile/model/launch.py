@@ -27,6 +27,8 @@ class Launch:
     argv: tuple[str, ...]
     entries: tuple[EnvEntry, ...]
     env_path: str
+    token_path: str = ""
+    """Where the token goes for systemd to hand it over as a credential; "" for the env file."""
     log_path: str
     cwd: str
     scope: str = "system"

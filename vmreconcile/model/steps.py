@@ -41,11 +41,12 @@ class WriteFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteEnv:
-    """Write the env file, mode 0600."""
+    """Write the env file, mode 0600; `credential`: the token into a file beside it, for systemd to hand over."""
 
     name: ClassVar[str] = "write-env"
     path: str
     entries: tuple[EnvEntry, ...]
+    credential: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ class ProcessRuntime:
 
     def refresh(self, launch: Launch) -> tuple[Step, ...]:
         """Write the env file."""
-        return (WriteEnv(path=launch.env_path, entries=launch.entries),)
+        return (write_env(launch),)
 
     def stop(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
         """Stop it, and note that it is meant to be stopped."""
@@ -92,6 +92,11 @@ class ProcessRuntime:
         """Record, env file and log."""
         del host
         return (RemoveServer(slug=server.slug),)
+
+
+def write_env(launch: Launch) -> WriteEnv:
+    """The env file, and the token's own file where there is to be one."""
+    return WriteEnv(path=launch.env_path, entries=launch.entries, credential=bool(launch.token_path))
 
 
 def end_orphans(server: ObservedServer) -> EndOrphans:

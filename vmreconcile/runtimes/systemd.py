@@ -17,11 +17,10 @@ from vmreconcile.model.steps import (
     Step,
     StopUnit,
     Systemctl,
-    WriteEnv,
     WriteFile,
     WriteRecord,
 )
-from vmreconcile.runtimes.process import GRACE_S, end_orphans
+from vmreconcile.runtimes.process import GRACE_S, end_orphans, write_env
 
 MINIMUM_VERSION = 240
 """Type=exec, which reports a failing exec, came with 240."""
@@ -114,7 +113,7 @@ class SystemdRuntime:
         linger: tuple[Step, ...] = (EnableLinger(),) if launch.linger else ()
         return (
             WriteRecord(slug=launch.id.slug, record=record),
-            WriteEnv(path=launch.env_path, entries=launch.entries),
+            write_env(launch),
             *linger,
             WriteFile(path=launch.unit_path, content=unit_text(launch)),
             Systemctl(verb="daemon-reload", scope=launch.scope),
@@ -198,9 +197,13 @@ WantedBy={target}
 
 def _without_tokens(launch: Launch) -> str:
     """Take away the Hub tokens that the env file does not give: the manager's own environment may hold one."""
-    given = {name for name, _ in launch.entries}
+    given = {name for name, _ in launch.entries if name != TOKEN_VARIABLES[0] or not launch.token_path}
     names = [name for name in TOKEN_VARIABLES if name not in given]
-    return f"UnsetEnvironment={' '.join(names)}\n" if names else ""
+    unset = f"UnsetEnvironment={' '.join(names)}\n" if names else ""
+    if not launch.token_path:
+        return unset
+    loaded = f"LoadCredential=hf_token:{specifier_safe(launch.token_path)}\nEnvironment=HF_TOKEN_PATH=%d/hf_token\n"
+    return unset + loaded
 
 
 def _own_log(launch: Launch) -> str:

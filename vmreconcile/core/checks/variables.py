@@ -26,6 +26,7 @@ OURS = (
     "vllm_hf_token",
     "vllm_runtime",
     "vllm_state_dir",
+    "vllm_token_delivery",
     "vllm_token_sources",
 )
 _PREFIX = "vllm_"
