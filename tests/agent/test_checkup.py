@@ -62,6 +62,42 @@ def test_caches(agent: Agent, tmp_path: Path) -> None:
     assert checkup(agent, models=models)["caches"][2]["bytes"] == 2
 
 
+def test_architectures(agent: Agent, tmp_path: Path) -> None:
+    """Of a path, and of the snapshot that a revision stands for; a file that is none, or not there, tells nothing."""
+    home = tmp_path / "hf/hub/models--org--m"
+    for path, text in {
+        "refs/main": "c0ffee",
+        "snapshots/c0ffee/config.json": '{"architectures": ["NewForCausalLM", 5]}',
+        "snapshots/0ld/config.json": '{"architectures": ["OldForCausalLM"]}',
+    }.items():
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_text(text)
+    texts = {"good": '{"architectures": ["GoodForCausalLM"]}', "bad": "[" * 100_000, "odd": '{"architectures": "x"}'}
+    for name, text in texts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+    asked = {
+        "a": ("org/m", ""),
+        "b": ("org/m", "0ld"),
+        "c": ("org/m", "other"),
+        "d": ("org/n", ""),
+        **{name: (f"{tmp_path}/{name}", "") for name in (*texts, "none")},
+    }
+    models = [
+        {"slug": slug, "model": model, "revision": revision, "env": {"HF_HOME": f"{tmp_path}/hf"}}
+        for slug, (model, revision) in asked.items()
+    ]
+    answer = agent.ask(do="observe", salt="00" * 16, models=models)[0]["observation"]["architectures"]
+    assert {row["slug"]: row["names"] for row in answer} == {
+        "a": ["NewForCausalLM"],
+        "b": ["OldForCausalLM"],
+        "good": ["GoodForCausalLM"],
+    }
+    for wrong in ([5], [{"slug": "../x", "model": "m", "revision": "", "env": {}}], [{"slug": "m", "env": {}}], "m"):
+        with pytest.raises(Refused, match="bad-request"):
+            agent.ask(do="observe", salt="00" * 16, models=wrong)
+
+
 def test_leftovers(agent: Agent) -> None:
     """Old files of ours with such a name that no process uses: open or mapped ones are not among them."""
     name = f"psm_vmreconcile_test_{os.getpid()}"

@@ -93,6 +93,31 @@ def test_what_runs_is_not_stopped_for_a_model_that_cannot_be_read(desk: Desk, hu
     assert not set(desk.pids().values()) & set(pids.values())
 
 
+def test_rules_about_an_architecture_ask_the_hub(desk: Desk, hub: Hub) -> None:
+    """With the server's own token, once an hour, before the first start; afterwards the host's file says the same."""
+    rules = """rules:
+- name: few
+  match: {architecture: "qwen2for*"}
+  set: {max_num_seqs: {value: 8}}
+  reason: because
+"""
+    desk.write("tuning.yaml", rules)
+    files = {"config.json": b'{"architectures": ["Qwen2ForCausalLM"]}'}
+    hub.repositories["org/qwen"] = Repository(files=files, gate=Gate.GATED)
+    hub.grant("org/qwen", TOKEN)
+    assert desk("apply", "-y").code == 0
+    assert all("--max-num-seqs" in host.root("qwen").argv for host in desk.hosts.values())
+    hub.requests.clear()
+    assert desk("plan", "--detailed-exitcode").code == 0
+    assert hub.requests == []
+    (desk.folder / ".cache/vmreconcile/access.json").unlink()
+    hub.close()
+    for host in desk.hosts.values():
+        host.architectures["org/qwen"] = ["Qwen2ForCausalLM"]
+    assert desk("plan", "--detailed-exitcode").code == 0
+    assert "(rule few)" in desk("show", "qwen@gpu1").out
+
+
 def test_a_revision_that_is_not_there(desk: Desk, hub: Hub) -> None:
     """Is found before the start."""
     del hub

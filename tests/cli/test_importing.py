@@ -43,7 +43,7 @@ RUNNING = {
 }
 GENERATIONS = {
     "models_config.json": ([QWEN, LLAMA], {"indent": 2}),
-    ".vm-manager/models.json": ([QWEN, LLAMA], {"indent": 4}),
+    ".vllm-manager/models.json": ([QWEN, LLAMA], {"indent": 4}),
     "node/models.json": ([{**QWEN, **RUNNING}, {**LLAMA, **RUNNING}], {"indent": "\t"}),
 }
 

@@ -121,6 +121,36 @@ def test_questions_about_the_host() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "on_host", "at_hub", "fits"),
+    [
+        ("Qwen2ForCausalLM", ["Qwen2ForCausalLM"], [], True),
+        ("qwen2*", [], ["Qwen2ForCausalLM"], True),
+        ("qwen2*", ["LlamaForCausalLM"], ["Qwen2ForCausalLM"], False),
+        ("*ForCausalLM", ["A", "BForCausalLM"], [], True),
+        ("*", [], [], False),
+    ],
+)
+def test_questions_about_the_architecture(asked: str, on_host: list[str], at_hub: list[str], fits: bool) -> None:  # noqa: FBT001 - a table
+    """The file on the host counts before the Hub's word; unknown does not match."""
+    one = replace(
+        server(rule(match=Match(architecture=asked), max_num_seqs=(Manner.VALUE, 8))), architectures=tuple(at_hub)
+    )
+    there = replace(host(), architectures={one.id.slug: tuple(on_host)} if on_host else {})
+    assert bool(values(one, there)) is fits
+
+
+def test_a_suggestion_for_an_architecture_waits_for_the_plan() -> None:
+    """Before, nobody knows whether it is meant; a value that was written ends it there too."""
+    told = Rule(name="s", match=Match(architecture="Odd*"), suggests={"trust_remote_code": True}, reason="its own code")
+    there = replace(host(), architectures={server(told).id.slug: ("OddModel",)})
+    assert suggestions([server(told)]) == ()
+    assert tuned(server(told), host(), CATALOGUE)[1] == ()
+    (done,) = tuned(server(told), there, CATALOGUE)[1]
+    assert str(done) == "trust_remote_code is not set; true is suggested (rule s: its own code)"
+    assert tuned(server(told, trust_remote_code=False), there, CATALOGUE)[1] == ()
+
+
+@pytest.mark.parametrize(
     ("version", "asked", "fits"),
     [
         ("0.32.0", ">=0.32", True),

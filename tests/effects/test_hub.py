@@ -136,18 +136,24 @@ def test_what_was_allowed_is_not_asked_again_within_the_hour(hub: Hub, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"key": "zz", "until": {}}', '{"key": "' + "00" * 32 + '", "until": 1}']
+    "text",
+    [
+        *("", "{", "[]", '{"key": "zz", "kept": {}}'),
+        *('{"key": "' + "00" * 32 + '", "kept": ' + kept + "}" for kept in ("1", '{"a": 1}', '{"a": [1]}')),
+    ],
 )
 def test_a_damaged_cache_is_empty(text: str, tmp_path: Path) -> None:
     """And is written anew."""
     (tmp_path / "access.json").write_text(text)
     cache = AccessCache(tmp_path)
     one = Question(model="a/b")
-    assert not cache.allows(one, None)
-    cache.keep(one, None)
+    assert cache.allowed(one, None) is None
+    cache.keep(one, None, Verdict(access=Access.OK, architectures=("AForCausalLM",)))
     cache.save()
-    assert AccessCache(tmp_path).allows(one, None)
-    assert not AccessCache(tmp_path).allows(one, Secret(IN))
+    again = AccessCache(tmp_path).allowed(one, None)
+    assert again is not None
+    assert again.architectures == ("AForCausalLM",)
+    assert AccessCache(tmp_path).allowed(one, Secret(IN)) is None
 
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ class FakeHost:
         self.lingering: bool | None = None if uid == 0 else False
         self.tick = 1.0
         self.checkup: Json = {}
+        self.architectures: dict[str, list[str]] = {}
+        """What the config.json of a model on this host names."""
         self.fetching: dict[str, Refusal] = {}
         """What comes of fetching a model; without an entry it is fetched."""
         self.fetched: list[tuple[str, bool]] = []

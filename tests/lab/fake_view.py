@@ -46,6 +46,11 @@ def observation(host: FakeHost, request: Json) -> Json:
         "orphans": [],
         "ports": [_port(host, port, roots) for port in sorted(request["ports"]) if host.kernel.listener(port)],
         "vllm": [_installed(host, asked) for asked in sorted(request["executables"])],
+        "architectures": [
+            {"slug": row["slug"], "names": list(host.architectures[row["model"]])}
+            for row in request.get("models") or ()
+            if row["model"] in host.architectures
+        ],
         "gpus": {"problem": "no NVIDIA driver", "driver": None, "cuda": None, "devices": []},
     }
 

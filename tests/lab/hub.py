@@ -226,8 +226,14 @@ def _information(name: str, repository: Repository) -> dict[str, object]:
             {"rfilename": path, "size": len(data), "blobId": _etag(data)}
             for path, data in sorted(repository.files.items())
         ],
+        "config": {"architectures": _architectures(repository)},
         "createdAt": "2026-01-01T00:00:00.000Z",
     }
+
+
+def _architectures(repository: Repository) -> object:
+    """What the Hub takes from config.json into a model's metadata."""
+    return json.loads(repository.files.get("config.json", b"{}")).get("architectures", [])
 
 
 def _file(repository: Repository, path: str) -> Answer:

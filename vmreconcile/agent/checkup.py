@@ -7,7 +7,7 @@ import resource
 import stat
 import time
 
-from . import proc, survey
+from . import hub_cache, proc, survey
 from .folders import Folders, is_slug
 from .problems import Problem
 
@@ -56,16 +56,15 @@ def checkup(
 
 
 def _cache(row: dict[str, Any], seen: survey.Survey, folders: Folders) -> dict[str, Any]:
-    """Where a server's Hub cache is, as huggingface_hub.constants computes it, and how much of its model is there."""
+    """Where a server's Hub cache is, and how much of its model is there."""
     env = dict(seen.environment(row["slug"])[0])
     env.update(row.get("env") or {})
-    home = env.get("HF_HOME") or os.path.join(env.get("XDG_CACHE_HOME") or folders.home + "/.cache", "huggingface")
-    path = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    path = hub_cache.cache_folder(env, folders.home)
     model = str(row.get("model", ""))
     if model.startswith("/"):
         found = os.path.isfile(model + "/config.json")
         return {"slug": row["slug"], "path": model, "bytes": _size(model) if found else None, "partial": 0}
-    folder = os.path.join(path, "models--" + model.replace("/", "--"))
+    folder = hub_cache.model_folder(path, model)
     partial = sum(1 for name in _names(folder + "/blobs") if name.endswith(".incomplete"))
     return {
         "slug": row["slug"],

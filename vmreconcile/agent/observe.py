@@ -8,7 +8,7 @@ import time
 
 from . import endpoint, gpus, masks, proc, survey, units, versions
 from .classify import Verdict, classify, serve_index
-from .folders import Folders
+from .folders import Folders, is_slug
 from .problems import Problem
 from .sockets import Listeners, user_name
 
@@ -45,12 +45,22 @@ def checked(request: dict[str, Any]) -> None:
     for name, kind in (("executables", str), ("ports", int), ("servers", str)):
         value = request.get(name)
         good = good and (value is None or (isinstance(value, list) and all(isinstance(part, kind) for part in value)))
+    models = request.get("models")
+    good = good and (models is None or (isinstance(models, list) and all(map(_is_model, models))))
     try:
         bytes.fromhex(salt if isinstance(salt, str) else "-")
     except ValueError:
         good = False
     if not good:
         raise Problem("bad-request", "observe needs salt (hex, 16 digits or more), and lists of the right kinds")
+
+
+def _is_model(row: Any) -> bool:  # noqa: ANN401 - unchecked so far
+    """Whether a row names a server, its model and what decides where the Hub's cache is."""
+    if not isinstance(row, dict) or not is_slug(row.get("slug")) or not isinstance(row.get("env"), dict):
+        return False
+    texts = [row.get("model"), row.get("revision"), *row["env"], *row["env"].values()]
+    return all(isinstance(text, str) for text in texts)
 
 
 class Observation:
@@ -92,6 +102,7 @@ class Observation:
             "orphans": self._workers(self.verdict.loose),
             "ports": self._ports(),
             "vllm": [versions.installed(name, self.folders.home) for name in asked],
+            "architectures": self._architectures(),
             "gpus": self.gpus,
         }
 
@@ -259,6 +270,21 @@ class Observation:
             "why": why,
             "gpu_memory_bytes": sum(held) if held else None,
         }
+
+    def _architectures(self) -> list[dict[str, Any]]:
+        """What each model that was asked about is; without those that are not on this host."""
+        rows = self.request.get("models")
+        if not rows:
+            return []
+        from . import hub_cache  # noqa: PLC0415 - few runs ask
+
+        found = []
+        for row in rows:
+            env = {**self.survey.environment(row["slug"])[0], **row["env"]}
+            cache = hub_cache.cache_folder(env, self.folders.home)
+            names = hub_cache.architectures(row["model"], row["revision"], cache)
+            found.append({"slug": row["slug"], "names": names})
+        return [row for row in found if row["names"]]
 
     def _ports(self) -> list[dict[str, Any]]:
         """Who holds the wanted ports."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from vmreconcile.errors import Diagnostic, Place, Severity
@@ -50,10 +50,13 @@ def for_model(rules: Iterable[Rule], model: str) -> tuple[Rule, ...]:
 
 
 def suggestions(servers: Iterable[DesiredServer]) -> tuple[Diagnostic, ...]:
-    """What rules suggest for models that say nothing about it: once a model, at its `model:`."""
+    """What rules suggest for models that say nothing about it: once a model, at its `model:`.
+
+    A rule that asks for more than the model's id suggests in the plan, where the answers are known.
+    """
     found: dict[tuple[str, str], Diagnostic] = {}
     for server in servers:
-        for rule in server.rules:
+        for rule in [rule for rule in server.rules if not rule.match.open_questions]:
             for name, value in rule.suggests.items():
                 if name not in server.settings:
                     found.setdefault((server.id.model, name), _suggestion(server, rule, name, value))
@@ -83,7 +86,7 @@ def size_of(model: str) -> float | None:
 
 def tuned(server: DesiredServer, host: HostView, catalogue: Catalogue) -> tuple[DesiredServer, tuple[Tuned, ...]]:
     """The server with what its rules set on this host, and what each of them did."""
-    rules = [rule for rule in server.rules if rule.sets and _host_fits(rule.match, server, host)]
+    rules = [rule for rule in server.rules if _host_fits(rule.match, server, host)]
     if not rules:
         return server, ()
     settings = dict(server.settings)
@@ -93,7 +96,16 @@ def tuned(server: DesiredServer, host: HostView, catalogue: Catalogue) -> tuple[
             for name, (how, value) in rule.sets.items():
                 if how is manner:
                     done.append(_apply(rule, name, value, settings, catalogue))
+    done += [each for rule in rules if rule.match.open_questions for each in _suggested(rule, settings)]
     return replace(server, settings=dict(sorted(settings.items()))), tuple(done)
+
+
+def _suggested(rule: Rule, settings: Mapping[str, Setting]) -> Iterator[Tuned]:
+    """What a rule suggests of arguments that nobody wrote."""
+    for name, value in rule.suggests.items():
+        if name not in settings:
+            written = str(value).lower() if isinstance(value, bool) else value
+            yield Tuned(rule=rule, argument=name, value=None, done=f"is not set; {written} is suggested")
 
 
 def _apply(rule: Rule, name: str, value: JsonValue, settings: dict[str, Setting], catalogue: Catalogue) -> Tuned:
@@ -131,12 +143,20 @@ def _model_fits(match: Match, model: str) -> bool:
 
 
 def _host_fits(match: Match, server: DesiredServer, host: HostView) -> bool:
+    if match.architecture and not _is_architecture(match.architecture, server, host):
+        return False
     if match.vllm_version:
         version = host.installed(server.executable).version
         if version is None or not version_fits(version, match.vllm_version):
             return False
     names = [gpu.name.lower() for gpu in host.gpus]
     return not match.gpu or (bool(names) and all(fnmatch.fnmatchcase(name, match.gpu.lower()) for name in names))
+
+
+def _is_architecture(wanted: str, server: DesiredServer, host: HostView) -> bool:
+    """Whether one of a model's architectures is meant; the file on its host says it before the Hub does."""
+    names = host.architectures.get(server.id.slug) or server.architectures
+    return any(fnmatch.fnmatchcase(name.lower(), wanted.lower()) for name in names)
 
 
 def version_fits(version: str, wanted: str) -> bool:
@@ -169,6 +189,7 @@ def _rule(row: Mapping[str, JsonValue], document: Document, number: int, catalog
         name=str(row.get("name", "")),
         match=Match(
             model=str(match.get("model", "")),
+            architecture=str(match.get("architecture", "")),
             at_least=_float(size.get("at_least")),
             at_most=_float(size.get("at_most")),
             vllm_version=str(match.get("vllm_version", "")),

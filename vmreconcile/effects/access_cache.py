@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vmreconcile.effects.files import replacing
-from vmreconcile.model.access import Question
+from vmreconcile.model.access import Access, Question, Verdict
 from vmreconcile.model.secret import Secret
 
 KEPT_S = 3600.0
@@ -27,25 +27,27 @@ class AccessCache:
     def __init__(self, folder: Path) -> None:
         """Read `folder`/access.json; its key is made where there is none."""
         self._path = folder / FILE
-        self._key, self._until = _read(self._path)
+        self._key, self._kept = _read(self._path)
 
-    def allows(self, question: Question, token: Secret | None) -> bool:
-        """Whether the Hub allowed just this within the last hour."""
-        left = self._until.get(self._fingerprint(question, token), 0.0) - time.time()
-        return 0 < left <= KEPT_S
+    def allowed(self, question: Question, token: Secret | None) -> Verdict | None:
+        """What the Hub allowed within the last hour; None where that was not just this."""
+        until, architectures = self._kept.get(self._fingerprint(question, token), (0.0, ()))
+        if not 0 < until - time.time() <= KEPT_S:
+            return None
+        return Verdict(access=Access.OK, detail="asked within the last hour", architectures=architectures)
 
-    def keep(self, question: Question, token: Secret | None) -> None:
-        """Remember that it is allowed."""
-        self._until[self._fingerprint(question, token)] = time.time() + KEPT_S
+    def keep(self, question: Question, token: Secret | None, verdict: Verdict) -> None:
+        """Remember what is allowed."""
+        self._kept[self._fingerprint(question, token)] = (time.time() + KEPT_S, verdict.architectures)
 
     def save(self) -> None:
         """Write what still counts; where that cannot be done, the Hub is asked again next time."""
         now = time.time()
-        until = {name: moment for name, moment in sorted(self._until.items()) if now < moment <= now + KEPT_S}
+        kept = {name: entry for name, entry in sorted(self._kept.items()) if now < entry[0] <= now + KEPT_S}
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with replacing(self._path) as file:
-                file.write(json.dumps({"key": self._key, "until": until}).encode())
+                file.write(json.dumps({"key": self._key, "kept": kept}).encode())
 
     def _fingerprint(self, question: Question, token: Secret | None) -> str:
         parts = (question.endpoint, question.model, question.revision, token.reveal() if token else "")
@@ -58,13 +60,17 @@ def cache_folder(environ: Mapping[str, str], home: Path) -> Path:
     return (Path(base) if base.startswith("/") else home / ".cache") / "vmreconcile"
 
 
-def _read(path: Path) -> tuple[str, dict[str, float]]:
+Kept = tuple[float, tuple[str, ...]]
+"""Until when (seconds since the epoch) a permission counts, and the architectures that the model's config names."""
+
+
+def _read(path: Path) -> tuple[str, dict[str, Kept]]:
     try:
         seen = json.loads(path.read_text(encoding="utf-8"))
-        key, until = seen["key"], seen["until"]
+        key, kept = seen["key"], seen["kept"]
         bytes.fromhex(key)
         if len(key) == 64:
-            return key, {str(name): float(moment) for name, moment in until.items()}
+            return key, {str(name): (float(until), tuple(map(str, names))) for name, (until, names) in kept.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     return secrets.token_hex(32), {}

@@ -40,11 +40,23 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LookedFor:
+    """A server's model, whose config.json the host may have: at a path, or in the cache that `env` leads to."""
+
+    slug: str
+    model: str
+    revision: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """What to look for on one host: executables ('' is vllm on PATH), wanted ports, our folders (None: defaults)."""
 
     executables: tuple[str, ...] = ("",)
     ports: tuple[int, ...] = ()
+    models: tuple[LookedFor, ...] = ()
+    """Models whose architecture some tuning rule asks for."""
     folders: Mapping[str, str] | None = None
 
 
@@ -106,6 +118,10 @@ class Fleet:
             "http_timeout": HTTP_TIMEOUT_S,
             "gpus": only is None,
             "metrics": metrics,
+            "models": [
+                {"slug": each.slug, "model": each.model, "revision": each.revision, "env": dict(each.env)}
+                for each in look.models
+            ],
         }
         return host_view(host, self.salt, self.request(host, payload, timeout=OBSERVE_TIMEOUT_S))
 

@@ -32,7 +32,7 @@ def ask(question: Question, token: Secret | None) -> Verdict:
     )
 
     try:
-        _ask(question, _api(question.endpoint, token))
+        architectures = _ask(question, _api(question.endpoint, token))
     except GatedRepoError as error:
         return Verdict(access=Access.GATED if token else Access.NO_TOKEN, detail=_said(error, token))
     except RevisionNotFoundError as error:
@@ -47,14 +47,16 @@ def ask(question: Question, token: Secret | None) -> Verdict:
         return Verdict(access=Access.HUB_UNREACHABLE, detail=_said(error, token))
     except Exception as error:  # noqa: BLE001 - whatever the network, TLS or an odd answer makes of it
         return Verdict(access=Access.HUB_UNREACHABLE, detail=_said(error, token))
-    return Verdict(access=Access.OK)
+    return Verdict(access=Access.OK, architectures=architectures)
 
 
-def _ask(question: Question, api: HfApi) -> None:
-    """Two questions: the model's metadata tells whether it is there, and whether its files have a gate."""
+def _ask(question: Question, api: HfApi) -> tuple[str, ...]:
+    """Two questions: the model's metadata tells whether it is there and what, and whether its files have a gate."""
     seen = api.model_info(question.model, revision=question.revision or None, timeout=TIMEOUT_S)
     if seen.gated is not False and seen.gated is not None:
         api.auth_check(question.model)
+    names = _part({"config": seen.config}, "config").get("architectures")
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 
 def whoami(token: Secret, endpoint: str) -> Identity:

@@ -61,6 +61,7 @@ def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView
         orphans=_orphans(host, seen, servers),
         ports=seen.many("ports", _port),
         vllm=seen.many("vllm", _vllm),
+        architectures=dict(seen.many("architectures", lambda facts: (facts.text("slug"), facts.texts("names")))),
         gpus=gpus.many("devices", _gpu),
         gpu_problem=gpus.maybe_text("problem"),
     )

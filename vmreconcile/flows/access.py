@@ -43,8 +43,9 @@ class Hub:
         found: dict[Question, Verdict] = {}
         waiting: dict[str, list[Question]] = {}
         for question in sorted(set(questions)):
-            if not fresh and cache.allows(question, self._token(question)):
-                found[question] = Verdict(access=Access.OK, detail="asked within the last hour")
+            kept = None if fresh else cache.allowed(question, self._token(question))
+            if kept is not None:
+                found[question] = kept
             else:
                 waiting.setdefault(question.endpoint, []).append(question)
         asked = self._asked([row[0] for row in waiting.values()])
@@ -59,7 +60,7 @@ class Hub:
         for question, verdict in asked.items():
             found[question] = verdict
             if verdict.access is Access.OK:
-                cache.keep(question, self._token(question))
+                cache.keep(question, self._token(question), verdict)
         if asked:
             cache.save()
         return found

@@ -142,7 +142,7 @@ def _facts(host: HostView, wanted: list[DesiredServer], prepared: Prepared) -> H
         {
             "slug": server.id.slug,
             "model": server.model,
-            "env": {name: str(each.value) for name, each in server.env.items() if name in CACHE_VARIABLES},
+            "env": server.cache_variables,
         }
         for server in wanted
     ]
@@ -150,6 +150,3 @@ def _facts(host: HostView, wanted: list[DesiredServer], prepared: Prepared) -> H
     endpoints = sorted({endpoint_of(environ) for environ in environments if not offline(environ)})
     payload: dict[str, object] = {"do": "checkup", "models": models, "endpoints": endpoints}
     return host_facts(prepared.fleet.request(host.host, payload, timeout=CHECKUP_TIMEOUT_S))
-
-
-CACHE_VARIABLES = frozenset({"HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"})

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from vmreconcile.core.access import question_of
 from vmreconcile.core.fingerprints import Known, fingerprint
 from vmreconcile.core.launching import TOKEN_VARIABLE
 from vmreconcile.core.token_sources import token_sources
-from vmreconcile.effects.fleet import Fleet, Look, Session
+from vmreconcile.effects.fleet import Fleet, Look, LookedFor, Session
 from vmreconcile.effects.token import TokenFound
 from vmreconcile.effects.token_sources import Surroundings, read_source
 from vmreconcile.effects.transport import TransportOptions
@@ -62,6 +63,8 @@ def prepared(
     reached = connections(inputs.inventory, hosts)
     salt = secrets.token_hex(16)
     tokens, notes = _secrets(inputs, hosts, reach)
+    hub = Hub(options=reach.options, secrets=tokens)
+    inputs = replace(inputs, desired=with_architectures(inputs.desired, hosts, hub))
     opener = open_host or _real_opener(reach.options)
     fleet = Fleet(
         open_host=lambda host: opener(reached[host]),
@@ -73,7 +76,6 @@ def prepared(
         salt=salt, tokens={name: fingerprint(salt, TOKEN_VARIABLE, token.reveal()) for name, token in tokens.items()}
     )
     try:
-        hub = Hub(options=reach.options, secrets=tokens)
         yield Prepared(inputs=inputs, hosts=hosts, fleet=fleet, known=known, secrets=tokens, hub=hub, notes=notes)
     finally:
         fleet.close()
@@ -125,16 +127,43 @@ def find_tokens(inputs: Inputs, names: Iterable[str], reach: Reach) -> dict[str,
     return found
 
 
+def with_architectures(desired: DesiredFleet, hosts: Iterable[str], hub: Hub) -> DesiredFleet:
+    """What is wanted, with what the Hub says of models whose architecture a tuning rule asks for.
+
+    Asks nobody where there is no such rule; a model that the Hub does not show is left to the file on its host.
+    """
+    asked = {
+        server.id: question
+        for server in on_hosts(desired, hosts).servers
+        if server.asks_architecture and (question := question_of(server, hub.asker)) is not None
+    }
+    if not asked:
+        return desired
+    verdicts = hub.verdicts(asked.values())
+    named = {server: verdicts[question].architectures for server, question in asked.items()}
+    return replace(
+        desired,
+        servers=tuple(replace(each, architectures=named.get(each.id, ())) for each in desired.servers),
+    )
+
+
 def _looks(desired: DesiredFleet, reached: Mapping[str, Connection]) -> dict[str, Look]:
     executables: dict[str, set[str]] = {}
     ports: dict[str, set[int]] = {}
+    models: dict[str, list[LookedFor]] = {}
     for server in desired.servers:
         executables.setdefault(server.id.host, set()).add(server.executable)
         ports.setdefault(server.id.host, set()).add(server.port)
+        if server.asks_architecture:
+            looked_for = LookedFor(
+                slug=server.id.slug, model=server.model, revision=server.revision or "", env=server.cache_variables
+            )
+            models.setdefault(server.id.host, []).append(looked_for)
     return {
         name: Look(
             executables=tuple(sorted(executables.get(name, {connection.vllm_executable}))),
             ports=tuple(sorted(ports.get(name, ()))),
+            models=tuple(models.get(name, ())),
             folders=_folders(connection.vllm_state_dir),
         )
         for name, connection in reached.items()

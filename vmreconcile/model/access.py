@@ -48,10 +48,14 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The answer; `detail` is what the Hub or the network said, on one line, without any secret."""
+    """The answer; `detail` is what the Hub or the network said, on one line, without any secret.
+
+    `architectures` are those that the model's config.json names, where it may be read.
+    """
 
     access: Access
     detail: str = ""
+    architectures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,9 @@ class DesiredState(enum.StrEnum):
     ABSENT = "absent"
 
 
+CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """When a start counts as done. `startup_timeout` in seconds."""
@@ -70,6 +73,18 @@ class DesiredServer:
     """Origins of the other fields by name: model, port, state, runtime, executable, token, gpus …"""
     rules: tuple[Rule, ...] = ()
     """Tuning rules for this model; what they say of its host is looked at when that was observed."""
+    architectures: tuple[str, ...] = ()
+    """What the Hub says its config.json names, where a tuning rule asks for it; the host's own file counts first."""
+
+    @property
+    def cache_variables(self) -> dict[str, str]:
+        """The variables of its environment that decide where the Hub's cache is (huggingface_hub.constants)."""
+        return {name: str(self.env[name].value) for name in CACHE_VARIABLES if name in self.env}
+
+    @property
+    def asks_architecture(self) -> bool:
+        """Whether some tuning rule depends on it."""
+        return any(rule.match.architecture for rule in self.rules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

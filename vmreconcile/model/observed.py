@@ -234,6 +234,8 @@ class HostView:
     orphans: tuple[Orphan, ...] = ()
     ports: tuple[PortHolder, ...] = ()
     vllm: tuple[InstalledVllm, ...] = ()
+    architectures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By slug, what the config.json of its model names, where a tuning rule asks for it and the file is there."""
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str | None = None
 

@@ -20,13 +20,22 @@ class Manner(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """Whom a rule is for; "" and None ask nothing. `model` and `gpu` are globs, `size` bounds are in 1e9 parameters."""
+    """Whom a rule is for; "" and None ask nothing.
+
+    `model`, `architecture` and `gpu` are globs, `size` bounds are in 1e9 parameters.
+    """
 
     model: str = ""
+    architecture: str = ""
     at_least: float | None = None
     at_most: float | None = None
     vllm_version: str = ""
     gpu: str = ""
+
+    @property
+    def open_questions(self) -> bool:
+        """Whether more is asked than the model's id can tell."""
+        return bool(self.architecture or self.vllm_version or self.gpu)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
