@@ -21,14 +21,20 @@ from vmreconcile.model.access import Access, Question, Verdict
 from vmreconcile.model.secret import Secret
 
 IN, OUT, WRONG = "hf_insideInsideINSIDE0", "hf_outsideOutsideOUTSIDE0", "hf_mistypedMistypedMISTYPED0"
+OLD, NARROW = "hf_expiredExpiredEXPIRED0", "hf_narrowNarrowNARROW0"
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    """An open, a gated and a private model; IN is let in everywhere, OUT is known and let in nowhere."""
+    """An open, a gated and a private model; IN is let in everywhere, OUT is known and let in nowhere.
+
+    OLD is past its end; NARROW is IN's account's, without the permission for gated models.
+    """
     with Hub() as running:
-        running.tokens |= {IN: "ada", OUT: "bob"}
-        granted = frozenset({IN})
+        running.tokens |= {IN: "ada", OUT: "bob", OLD: "ada", NARROW: "ada"}
+        running.expired.add(OLD)
+        running.fine_grained.add(NARROW)
+        granted = frozenset({IN, NARROW})
         running.repositories |= {
             "acme/open": Repository(),
             "acme/gated": Repository(gate=Gate.GATED, granted=granted),
@@ -50,6 +56,9 @@ def question(hub: Hub, model: str, revision: str = "") -> Question:
         ("acme/open", COMMIT, "", Access.OK),
         ("acme/open", "v9", "", Access.NO_SUCH_REVISION),
         ("acme/open", "", WRONG, Access.TOKEN_INVALID),
+        ("acme/open", "", OLD, Access.TOKEN_INVALID),
+        ("acme/open", "", NARROW, Access.OK),
+        ("acme/gated", "", NARROW, Access.GATED),
         ("acme/gated", "", IN, Access.OK),
         ("acme/gated", "", OUT, Access.GATED),
         ("acme/gated", "", "", Access.NO_TOKEN),

@@ -20,6 +20,10 @@ from typing import TYPE_CHECKING, ClassVar, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+NO_PERMISSION = (
+    "Please enable access to public gated repositories in your fine-grained token settings to view this repository."
+)
+"""What the real Hub says to such a token, with 403 and no code."""
 COMMIT = "c0ffee" * 6 + "c0ff"
 
 
@@ -67,6 +71,10 @@ class Hub:
         """Listen on `address` and `port` (0: any) from now on, with no repository and no token."""
         self.repositories: dict[str, Repository] = {}
         self.tokens: dict[str, str] = {}
+        self.expired: set[str] = set()
+        """Known tokens that are past their end."""
+        self.fine_grained: set[str] = set()
+        """Known tokens whose own permissions leave gated repositories out, whatever was granted to their account."""
         self.requests: list[Request] = []
         self.drops_after: int | None = None
         """Cut the connection after so many bytes of a file."""
@@ -113,6 +121,8 @@ class Hub:
             return _refusal(self.failure, "", self.failure.phrase)
         if request.token is not None and request.token not in self.tokens:
             return _refusal(HTTPStatus.UNAUTHORIZED, "", "Invalid credentials in Authorization header")
+        if request.token in self.expired:
+            return _refusal(HTTPStatus.UNAUTHORIZED, "", 'User Access Token "test" is expired')
         path = urllib.parse.unquote(urllib.parse.urlsplit(request.path).path)
         return self._whoami(request.token) if path == "/api/whoami-v2" else self._model(path, request.token)
 
@@ -156,6 +166,8 @@ class Hub:
     def _gated(self, name: str, token: str | None) -> Answer | None:
         """Refuse, in the Hub's words, the files of a repository whose gate is shut for `token`."""
         repository = self.repositories[name]
+        if repository.gate is Gate.GATED and token in self.fine_grained:
+            return _refusal(HTTPStatus.FORBIDDEN, "", NO_PERMISSION)
         if repository.gate is not Gate.GATED or token in repository.granted:
             return None
         status = HTTPStatus.UNAUTHORIZED if token is None else HTTPStatus.FORBIDDEN

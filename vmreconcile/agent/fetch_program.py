@@ -52,17 +52,21 @@ def report(folder, before, total, over):
 
 def kind_of(error):
     names = [each.__name__ for each in type(error).__mro__]
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    for name, kind in (
-        ("GatedRepoError", "gated"),
-        ("RevisionNotFoundError", "revision_not_found"),
-        ("OfflineModeIsEnabled", "offline"),
-    ):
-        if name in names:
-            return kind
-    if status == 401 and "RepoNotFound" not in str(getattr(error, "response", None) and error.response.headers):
+    if "OfflineModeIsEnabled" in names:
+        return "offline"
+    cause = error
+    while cause is not None and getattr(cause, "response", None) is None:
+        cause = cause.__cause__
+    response = getattr(cause, "response", None)
+    status = getattr(response, "status_code", 0)
+    code = response.headers.get("X-Error-Code", "") if response is not None else ""
+    if code == "GatedRepo" or status == 403:
+        return "gated"
+    if code == "RevisionNotFound" or "RevisionNotFoundError" in names:
+        return "revision_not_found"
+    if status == 401 and spec["token"] and code != "RepoNotFound":
         return "bad_token"
-    if "RepositoryNotFoundError" in names or "HFValidationError" in names:
+    if code == "RepoNotFound" or status in (401, 404) or "HFValidationError" in names:
         return "no_such_repo"
     if isinstance(error, OSError) and error.errno == 28:
         return "disk_full"

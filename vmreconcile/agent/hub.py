@@ -106,7 +106,7 @@ def _refusal(error: urllib.error.HTTPError, token: str) -> tuple[str, str]:
     """The Hub's own codes (X-Error-Code) before the status; a 401 without one is about the token."""
     code = error.headers.get("X-Error-Code", "") or ""
     said = error.headers.get("X-Error-Message", "") or "HTTP {}".format(error.code)
-    if code == "GatedRepo" or (error.code == 403 and token):
+    if code == "GatedRepo" or error.code == 403:
         return "gated" if token else "no_token", said
     if code == "RevisionNotFound":
         return "no_such_revision", said

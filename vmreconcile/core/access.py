@@ -17,6 +17,9 @@ OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 """What huggingface_hub takes for true in a variable (huggingface_hub.constants)."""
 
+FINE_GRAINED = "fine-grained"
+"""The Hub's word where it refuses a token for its own permissions."""
+
 _REASONS = {
     Access.NO_TOKEN: Reason.TOKEN_MISSING,
     Access.TOKEN_INVALID: Reason.TOKEN_INVALID,
@@ -119,7 +122,8 @@ def told(question: Question, verdict: Verdict) -> str:
         case Access.TOKEN_INVALID:
             return f"the Hub does not accept {token}"
         case Access.GATED:
-            return f"{what} is gated, and {token} was not granted access"
+            lacks = "has no permission for gated models" if _is_narrow(verdict) else "was not granted access"
+            return f"{what} is gated, and {token} {lacks}"
         case Access.NO_SUCH_MODEL:
             return f"{question.endpoint} has no model {question.model}, or a private one that {token} may not see"
         case Access.NO_SUCH_REVISION:
@@ -139,7 +143,9 @@ def remedy(question: Question, verdict: Verdict) -> str:
             renew = "vmreconcile auth login" if question.source == "default" else f"renew source {question.source!r}"
             return f"{renew}; vmreconcile auth status shows where it comes from"
         case Access.GATED:
-            return f"ask for access on {question.page} with the account that vmreconcile auth status names"
+            allow = f"allow it public gated repositories on {question.endpoint}/settings/tokens"
+            granted = f"ask for access on {question.page} with the account that vmreconcile auth status names"
+            return allow if _is_narrow(verdict) else granted
         case Access.NO_SUCH_MODEL:
             return f"correct model: (see {question.page}), or name a token source whose account may see it"
         case Access.NO_SUCH_REVISION:
@@ -150,6 +156,11 @@ def remedy(question: Question, verdict: Verdict) -> str:
             return "unset HF_HUB_OFFLINE to ask"
         case Access.OK:
             return ""
+
+
+def _is_narrow(verdict: Verdict) -> bool:
+    """Whether the token's own permissions are what is missing, and not its account's."""
+    return FINE_GRAINED in verdict.detail
 
 
 def unreachable_notes(verdicts: Iterable[tuple[Question, Verdict]]) -> tuple[str, ...]:

@@ -23,31 +23,35 @@ TIMEOUT_S = 10.0
 
 def ask(question: Question, token: Secret | None) -> Verdict:
     """Ask whether the token may read the model; never raises for what the Hub or the network does."""
-    from huggingface_hub.errors import (  # noqa: PLC0415 - 60 ms, and most runs ask nothing
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
         architectures = _ask(question, _api(question.endpoint, token))
-    except GatedRepoError as error:
-        return Verdict(access=Access.GATED if token else Access.NO_TOKEN, detail=_said(error, token))
-    except RevisionNotFoundError as error:
-        return Verdict(access=Access.NO_SUCH_REVISION, detail=_said(error, token))
-    except RepositoryNotFoundError as error:
-        return Verdict(access=Access.NO_SUCH_MODEL, detail=_said(error, token))
-    except HFValidationError as error:
-        return Verdict(access=Access.NO_SUCH_MODEL, detail=_said(error, token))
-    except HfHubHTTPError as error:
-        if token and _status(error) == 401:
-            return Verdict(access=Access.TOKEN_INVALID, detail=_said(error, token))
-        return Verdict(access=Access.HUB_UNREACHABLE, detail=_said(error, token))
     except Exception as error:  # noqa: BLE001 - whatever the network, TLS or an odd answer makes of it
-        return Verdict(access=Access.HUB_UNREACHABLE, detail=_said(error, token))
+        return Verdict(access=refusal(error, token), detail=_said(error, token))
     return Verdict(access=Access.OK, architectures=architectures)
+
+
+def refusal(error: Exception, token: Secret | None) -> Access:
+    """What an error of huggingface_hub means.
+
+    Read off the Hub's own answer, for the client makes a missing repository of an expired token's 401, and says nothing
+    of a 403 without a code (a fine-grained token without the permission for gated repositories; huggingface_hub 2.4,
+    utils/_http.py). The agent and the program that fetches read it the same way: tests/contract/test_refusals.py.
+    """
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415 - 60 ms, and most runs ask nothing
+
+    if isinstance(error, HFValidationError):
+        return Access.NO_SUCH_MODEL
+    response = _response(error)
+    status, code = _status(error), str(getattr(response, "headers", {}).get("X-Error-Code", ""))
+    if code == "GatedRepo" or status == 403:
+        return Access.GATED if token else Access.NO_TOKEN
+    if code == "RevisionNotFound":
+        return Access.NO_SUCH_REVISION
+    if status == 401 and token and code != "RepoNotFound":
+        return Access.TOKEN_INVALID
+    if code == "RepoNotFound" or status in {401, 404}:
+        return Access.NO_SUCH_MODEL
+    return Access.HUB_UNREACHABLE
 
 
 def _ask(question: Question, api: HfApi) -> tuple[str, ...]:
@@ -114,15 +118,21 @@ def _api(endpoint: str, token: Secret | None) -> HfApi:
     return HfApi(endpoint=endpoint, token=token.reveal() if token else False, library_name="vmreconcile")
 
 
-def _status(error: Exception) -> int:
-    """The HTTP status that an error was made of; 0 for none."""
+def _response(error: Exception) -> object:
+    """The HTTP answer that an error was made of; None for none."""
     cause: object = error
     while cause is not None:
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
+        response: object = getattr(cause, "response", None)
+        if response is not None:
+            return response
         cause = getattr(cause, "__cause__", None)
-    return 0
+    return None
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status that an error was made of; 0 for none."""
+    status = getattr(_response(error), "status_code", 0)
+    return status if isinstance(status, int) else 0
 
 
 def _said(error: Exception, token: Secret | None) -> str:
