@@ -62,13 +62,42 @@ def test_a_source_is_read_only_where_a_server_needs_it(desk: Desk, monkeypatch: 
 def test_a_source_that_fails_refuses_the_run_before_any_host(desk: Desk, very: tuple[str, ...]) -> None:
     """Exit 5, the source and its place named, what it printed shown nowhere."""
     desk.write("inventory/hosts.yml", SOURCES.replace("lab}", "broken}"))
-    for command in ("plan", "apply", "status"):
+    for command in ("plan", "apply"):
         said = desk(command, *very)
         assert said.code == 5
         assert desk.opened == []
         assert "inventory/hosts.yml:6" in said.err
         assert "token source 'broken' (command sh): exit status 3: no key" in said.err
         assert TOKEN not in said.out + said.err
+
+
+def test_a_source_that_fails_keeps_nobody_from_looking_and_stopping(desk: Desk) -> None:
+    """What runs is shown, with a word about the source; logs and stop do not even try it."""
+    desk("apply", "-y")
+    desk.write("inventory/hosts.yml", SOURCES.replace("lab}", "broken}"))
+    for words in (("status",), ("show", "qwen@gpu1")):
+        said = desk(*words)
+        assert said.code == 0
+        assert "ready" in said.out
+        assert "token source 'broken'" in said.err
+        assert "not compared" in said.err
+    assert desk("status", "--json").json["servers"][0]["drift"] == []
+    for words in (("logs", "qwen@gpu1"), ("stop", "qwen@gpu1"), ("remove", "-y", "qwen@gpu1")):
+        said = desk(*words)
+        assert (said.code, "broken" in said.err) == (0, False), said
+    assert list(desk.pids()) == ["qwen@gpu2"]
+
+
+@pytest.mark.parametrize("words", [("plan",), ("apply", "-y"), ("status",), ("doctor",), ("auth", "status")])
+def test_a_source_is_read_once_a_run(desk: Desk, words: tuple[str, ...]) -> None:
+    """However many servers have it, and however often it is wanted."""
+    count = desk.folder / "count"
+    desk.write("token", LAB)
+    counted = f"counted: {{command: [sh, -c, 'echo x >> {count}; cat {desk.folder}/token']}}"
+    sources = SOURCES.replace("lab: {env: LAB_TOKEN}", counted).replace("hf_token: lab", "hf_token: counted")
+    desk.write("inventory/hosts.yml", sources.replace("gpu2:\n", "gpu2: {vllm_hf_token: counted}\n"))
+    desk(*words)
+    assert count.read_text() == "x\n"
 
 
 def test_nobody_is_asked_without_a_terminal(desk: Desk) -> None:

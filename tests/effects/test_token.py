@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vmreconcile.effects.token import find_token, token_path
+from vmreconcile.effects.token_sources import stored_tokens_path
 from vmreconcile.errors import InputError
 
 TOKEN = "hf_SENTINELsentinelSENTINELsentinel00"
@@ -92,10 +93,11 @@ def test_unreadable_file(tmp_path: Path) -> None:
     ],
 )
 def test_path_is_the_hub_clients(tmp_path: Path, environ: dict[str, str]) -> None:
-    """The real huggingface_hub computes the same path in the same environment."""
+    """The real huggingface_hub computes the same paths in the same environment."""
     environ = {"HOME": str(tmp_path), **environ}
-    code = "from huggingface_hub import constants; print(constants.HF_TOKEN_PATH)"
+    code = "from huggingface_hub import constants as c; print(c.HF_TOKEN_PATH, c.HF_STORED_TOKENS_PATH, sep='\\n')"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PATH": os.environ["PATH"], **environ}, capture_output=True, check=True
     )
-    assert token_path(environ, tmp_path) == Path(done.stdout.decode().strip())
+    expected = [Path(line) for line in done.stdout.decode().splitlines()]
+    assert [token_path(environ, tmp_path), stored_tokens_path(environ, tmp_path)] == expected

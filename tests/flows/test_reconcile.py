@@ -16,6 +16,7 @@ from vmreconcile.errors import InputError
 from vmreconcile.flows.inputs import Sources, read_inputs
 from vmreconcile.flows.prepare import Prepared, Reach, prepared
 from vmreconcile.flows.reconcile import Scope, inventory_digest, observe_and_plan, reconcile, within
+from vmreconcile.flows.tokens import TokenReader
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.plan import Action, Plan
 
@@ -51,7 +52,7 @@ class Site:
             self.opened.append(name)
             return self.hosts[name]
 
-        reach = Reach(limit=limit, options=options)
+        reach = Reach(limit=limit, options=options, tokens=TokenReader(self.environ, self.folder))
         with prepared(read_inputs(sources), reach, open_host=opener) as made:
             yield made
 

@@ -19,6 +19,7 @@ from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.observed import Phase
 from vmreconcile.model.outcome import Outcome
 from vmreconcile.model.plan import Action
+from vmreconcile.model.tokens import Need
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +34,7 @@ def cleanup(arguments: argparse.Namespace) -> int:
     if arguments.preserve_priority is not None:
         note("note: no server is ended here whatever its priority; --preserve-priority changes nothing")
     inputs = inputs_of(arguments)
-    with prepared(inputs, reach_of(arguments)) as ready:
+    with prepared(inputs, reach_of(arguments, need=Need.NONE)) as ready:
         return _clean(arguments, ready)
 
 
@@ -93,7 +94,7 @@ def force(arguments: argparse.Namespace) -> int:
     What is not ours is never ended, whatever it holds: the old manager did that.
     """
     inputs = inputs_of(arguments)
-    with prepared(inputs, reach_of(arguments)) as ready:
+    with prepared(inputs, reach_of(arguments, need=Need.NONE)) as ready:
         _, plan = observe_and_plan(ready)
         wanted = {server.id for server in inputs.desired.servers}
         stuck = frozenset(change.server for change in plan.changes if change.phase in USELESS) & wanted

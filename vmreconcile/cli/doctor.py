@@ -14,6 +14,7 @@ from vmreconcile.core.reports import unreachable_json
 from vmreconcile.flows.doctor import access_checks, asked_about, controller_checks, fleet_checks
 from vmreconcile.flows.prepare import prepared
 from vmreconcile.model.checkup import Check, Health
+from vmreconcile.model.tokens import Need
 
 if TYPE_CHECKING:
     import argparse
@@ -25,7 +26,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Look, and say; 1 where a check fails, 3 where only hosts were out of reach."""
     inputs = inputs_of(arguments)
     asked = asked_about(arguments.names, inputs)
-    reach = reach_of(arguments, asked.hosts)
+    reach = reach_of(arguments, asked.hosts, Need.COMPARED)
     checks = [*controller_checks(inputs, reach), *access_checks(inputs, reach, asked)]
     with prepared(inputs, reach) as ready:
         found, lost = fleet_checks(ready, asked)

@@ -23,6 +23,7 @@ from vmreconcile.flows.prepare import prepared
 from vmreconcile.flows.reconcile import Scope
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.plan import Action, Plan
+from vmreconcile.model.tokens import Need
 
 if TYPE_CHECKING:
     import argparse
@@ -108,7 +109,7 @@ def remove(arguments: argparse.Namespace) -> int:
         servers = named_servers(names, inputs.desired, wanted=None)
         hosts = hosts_in_reach(servers, inputs, arguments.limit)
         absent = replace(inputs, desired=with_state(inputs.desired, servers, DesiredState.ABSENT))
-        with prepared(absent, reach_of(arguments, hosts)) as ready:
+        with prepared(absent, reach_of(arguments, hosts, Need.NONE)) as ready:
             agreed = _Saving(Agreement(arguments, ready), names, inputs)
             code = carry_out(arguments, ready, Scope(only=servers, actions=frozenset({Action.REMOVE})), agreed)
     if code == 0:

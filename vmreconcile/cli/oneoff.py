@@ -16,6 +16,7 @@ from vmreconcile.flows.reconcile import Scope
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.plan import Action
+from vmreconcile.model.tokens import Need
 
 if TYPE_CHECKING:
     import argparse
@@ -68,6 +69,7 @@ def _set_state(arguments: argparse.Namespace, state: DesiredState, actions: froz
         for path in save_state(inputs.documents, arguments.servers, inputs.desired, state):
             note(f"wrote state: {state.value} to {path}")
     inputs = replace(inputs, desired=with_state(inputs.desired, servers, state))
-    with prepared(inputs, reach_of(arguments, hosts)) as ready:
+    need = Need.ALL if state is DesiredState.RUNNING else Need.NONE
+    with prepared(inputs, reach_of(arguments, hosts, need)) as ready:
         scope = Scope(only=servers, actions=actions)
         return carry_out(arguments, ready, scope, Agreement(arguments, ready))

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from vmreconcile.cli.terminal import silence
 from vmreconcile.flows.inputs import Inputs, Sources, read_inputs
+from vmreconcile.model.tokens import Need
 from vmreconcile.model.values import JsonValue
 
 if TYPE_CHECKING:
     import argparse
 
-    from vmreconcile.flows.prepare import Reach
+    from vmreconcile.flows.prepare import Prepared, Reach
 
 
 def print_json(document: Mapping[str, JsonValue]) -> None:
@@ -30,6 +31,12 @@ def note(text: str) -> None:
     """Say something beside the result, whether anybody still listens or not."""
     with lasting(sys.stderr):
         print(text, file=sys.stderr, flush=True)
+
+
+def say_notes(ready: Prepared) -> None:
+    """What the person should know about a run's tokens."""
+    for text in ready.notes:
+        note(f"note: {text}")
 
 
 @contextmanager
@@ -63,11 +70,12 @@ def inputs_of(arguments: argparse.Namespace) -> Inputs:
     return inputs
 
 
-def reach_of(arguments: argparse.Namespace, hosts: tuple[str, ...] | None = None) -> Reach:
+def reach_of(arguments: argparse.Namespace, hosts: tuple[str, ...] | None = None, need: Need = Need.ALL) -> Reach:
     """How hosts are reached in this run: those of --limit, or just `hosts`."""
     from vmreconcile.cli.terminal import hidden_answer  # noqa: PLC0415 - kept out of a quick start
     from vmreconcile.effects.transport import TransportOptions  # noqa: PLC0415 - kept out of a quick start
     from vmreconcile.flows.prepare import Reach  # noqa: PLC0415 - kept out of a quick start
+    from vmreconcile.flows.tokens import TokenReader  # noqa: PLC0415 - kept out of a quick start
 
     options = TransportOptions(
         connect_timeout=arguments.timeout,
@@ -75,5 +83,6 @@ def reach_of(arguments: argparse.Namespace, hosts: tuple[str, ...] | None = None
         environ=dict(os.environ),
         home=Path.home(),
     )
-    ask = hidden_answer if sys.stdin.isatty() and not arguments.no_input else None
-    return Reach(limit=arguments.limit, hosts=hosts, forks=arguments.forks, options=options, ask=ask)
+    asks = sys.stdin.isatty() and not arguments.no_input and need is Need.ALL
+    tokens = TokenReader(options.environ, options.home, hidden_answer if asks else None)
+    return Reach(limit=arguments.limit, hosts=hosts, forks=arguments.forks, options=options, tokens=tokens, need=need)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from vmreconcile import __version__
 from vmreconcile.cli.codes import apply_code, plan_code
-from vmreconcile.cli.output import inputs_of, lasting, note, print_json, reach_of
+from vmreconcile.cli.output import inputs_of, lasting, note, print_json, reach_of, say_notes
 from vmreconcile.cli.progress import Progress
 from vmreconcile.cli.render_errors import diagnostics_text, outcome_text
 from vmreconcile.cli.render_plan import plan_text
@@ -32,7 +32,7 @@ def plan(arguments: argparse.Namespace) -> int:
     """Look, compare, print."""
     inputs = inputs_of(arguments)
     with prepared(inputs, reach_of(arguments)) as ready:
-        _say_notes(ready)
+        say_notes(ready)
         scope = Scope(prune=arguments.prune)
         view, found = observe_and_plan(ready, scope, once=True)
         found = checked(ready, scope, view, found)
@@ -82,7 +82,7 @@ def carry_out(arguments: argparse.Namespace, ready: Prepared, scope: Scope, agre
 
 def carried_out(arguments: argparse.Namespace, ready: Prepared, scope: Scope, agreed: Agree) -> Outcome | None:
     """Reconcile within `scope`, telling progress; None where that was not agreed to."""
-    _say_notes(ready)
+    say_notes(ready)
     live = sys.stderr.isatty() and not arguments.json
     with closing(Progress(style_for(sys.stderr, no_color=arguments.no_color), live=live)) as progress:
         return reconcile(ready, scope, progress, agreed)[1]
@@ -101,11 +101,6 @@ def report(arguments: argparse.Namespace, outcome: Outcome) -> None:
 def _say_diagnostics(plan: Plan, arguments: argparse.Namespace) -> None:
     if plan.diagnostics:
         note(diagnostics_text(plan.diagnostics, style_for(sys.stderr, no_color=arguments.no_color)))
-
-
-def _say_notes(ready: Prepared) -> None:
-    for text in ready.notes:
-        note(f"note: {text}")
 
 
 class Agreement:

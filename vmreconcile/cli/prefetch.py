@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vmreconcile.cli.codes import worst
 from vmreconcile.cli.oneoff import hosts_in_reach
-from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
+from vmreconcile.cli.output import inputs_of, print_json, reach_of, say_notes
 from vmreconcile.cli.progress import Progress
 from vmreconcile.cli.terminal import printable, style_for
 from vmreconcile.core.reports import FORMAT_VERSION, Json
@@ -48,8 +48,7 @@ def prefetch(arguments: argparse.Namespace) -> int:
         prepared(inputs, reach_of(arguments, hosts)) as ready,
         closing(Progress(style_for(sys.stderr, no_color=arguments.no_color), live=live)) as progress,
     ):
-        for text in ready.notes:
-            note(f"note: {text}")
+        say_notes(ready)
         work = for_each(hosts, lambda host: _host(_once(chosen, host), ready, progress), ready.fleet.forks)
         for _, done in work:
             if isinstance(done, Exception):

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vmreconcile.cli.codes import plan_code
-from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
+from vmreconcile.cli.output import inputs_of, note, print_json, reach_of, say_notes
 from vmreconcile.cli.render_status import explained_lines, show_text, status_text
 from vmreconcile.cli.terminal import printable, style_for
 from vmreconcile.core.explaining import located
@@ -20,6 +20,7 @@ from vmreconcile.flows.prepare import prepared
 from vmreconcile.flows.reconcile import observe_and_plan
 from vmreconcile.flows.show import show_server
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.tokens import Need
 from vmreconcile.vllm.signatures import explain, measured
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def status(arguments: argparse.Namespace) -> int:
     if arguments.watch and arguments.json:
         raise UsageError("--watch and --json do not go together", remedy="call status --json as often as you need it")
     inputs = inputs_of(arguments)
-    with prepared(inputs, reach_of(arguments)) as ready:
+    with prepared(inputs, reach_of(arguments, need=Need.COMPARED)) as ready:
+        say_notes(ready)
         while True:
             view, plan = observe_and_plan(ready, once=not arguments.watch)
             if arguments.json:
@@ -57,7 +59,8 @@ def show(arguments: argparse.Namespace) -> int:
     """One server, wanted beside observed."""
     inputs = inputs_of(arguments)
     server = server_named(arguments.server, inputs)
-    with prepared(inputs, reach_of(arguments, (server.host,))) as ready:
+    with prepared(inputs, reach_of(arguments, (server.host,), Need.COMPARED)) as ready:
+        say_notes(ready)
         shown = show_server(server, ready)
     if arguments.json:
         print_json(shown.document)
@@ -77,7 +80,7 @@ def logs(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             _print_line(line)
 
-    with prepared(inputs, reach_of(arguments, (server.host,))) as ready:
+    with prepared(inputs, reach_of(arguments, (server.host,), Need.NONE)) as ready:
         try:
             follow_log(server, ready, lines=arguments.lines, follow=arguments.follow, tell=tell)
         except UnreachableError as error:

@@ -26,6 +26,7 @@ from vmreconcile.flows.prepare import prepared
 from vmreconcile.flows.reconcile import observe_and_plan
 from vmreconcile.model.observed import FleetView, Phase
 from vmreconcile.model.plan import Plan
+from vmreconcile.model.tokens import Need
 
 if TYPE_CHECKING:
     import argparse
@@ -102,7 +103,7 @@ def _look(arguments: argparse.Namespace, chosen: str) -> tuple[list[str], str]:
     inputs = inputs_of(arguments)
     files = {str(document.get("name")): document.path for document in inputs.documents}
     priorities = {str(server.id): str(server.priority) for server in inputs.desired.servers}
-    with prepared(inputs, reach_of(arguments)) as ready, _keys() as read:
+    with prepared(inputs, reach_of(arguments, need=Need.COMPARED)) as ready, _keys() as read:
         console = Console(no_color=arguments.no_color)
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:

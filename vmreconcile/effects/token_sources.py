@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmreconcile.effects.token import LONGEST_FILE, TokenFound, check_token, find_token, hub_folder, read_token_file
+from vmreconcile.effects.token import LONGEST_FILE, TokenFound, check_token, find_token, read_token_file, token_path
 from vmreconcile.errors import Diagnostic, InputError, Place
 from vmreconcile.model.secret import Secret
 from vmreconcile.model.showing import masked
@@ -93,7 +93,7 @@ def _stored(source: TokenSource, around: Surroundings) -> str:
 
 def stored_tokens_path(environ: Mapping[str, str], home: Path) -> Path:
     """Where `hf auth login` keeps tokens by name: huggingface_hub.constants.HF_STORED_TOKENS_PATH."""
-    return hub_folder(environ, home) / "stored_tokens"
+    return token_path(environ, home).parent / "stored_tokens"
 
 
 def stored_tokens(path: Path) -> dict[str, str]:

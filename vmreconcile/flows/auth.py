@@ -11,7 +11,8 @@ from vmreconcile.effects.hub import whoami
 from vmreconcile.errors import InputError
 from vmreconcile.flows.access import Hub
 from vmreconcile.flows.inputs import Inputs, hosts_of
-from vmreconcile.flows.prepare import Reach, find_tokens, on_hosts, sources_in_use
+from vmreconcile.flows.prepare import Reach, on_hosts
+from vmreconcile.flows.tokens import find_tokens, sources_in_use
 from vmreconcile.model.access import Access, Identity, Question, Verdict
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.tokens import DEFAULT_SOURCE, TokenSource
@@ -48,7 +49,7 @@ def _status(source: TokenSource, inputs: Inputs, reach: Reach) -> SourceStatus:
         server.id for server in inputs.desired.servers if server.token == source.name and server.id.host in hosts
     )
     try:
-        token = find_tokens(inputs, [source.name], reach)[source.name]
+        token = find_tokens(inputs, [source.name], reach.tokens)[source.name]
     except InputError as error:
         problem = error.diagnostics[0]
         return SourceStatus(source=source, servers=servers, problem=problem.summary, remedy=problem.remedy)
@@ -79,7 +80,7 @@ def check_access(inputs: Inputs, reach: Reach, *, fresh: bool) -> tuple[Checked,
     """
     hosts = hosts_of(inputs.inventory, reach.limit)
     desired = on_hosts(inputs.desired, hosts)
-    found = find_tokens(inputs, sources_in_use(desired, hosts), reach)
+    found = find_tokens(inputs, sources_in_use(desired, hosts), reach.tokens)
     hub = Hub(options=reach.options, secrets={name: token.secret for name, token in found.items() if token})
     if hub.offline:
         online = replace(hub.asker, environ=without_offline(reach.options.environ))

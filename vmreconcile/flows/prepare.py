@@ -10,31 +10,28 @@ from dataclasses import dataclass, replace
 from vmreconcile.core.access import question_of
 from vmreconcile.core.fingerprints import Known, fingerprint
 from vmreconcile.core.launching import TOKEN_VARIABLE
-from vmreconcile.core.token_sources import token_sources
 from vmreconcile.effects.fleet import Fleet, Look, LookedFor, Session
-from vmreconcile.effects.token import TokenFound
-from vmreconcile.effects.token_sources import Surroundings, read_source
 from vmreconcile.effects.transport import TransportOptions
-from vmreconcile.errors import Diagnostic, InputError
 from vmreconcile.flows.access import Hub
-from vmreconcile.flows.inputs import Inputs, connections, hosts_of, refuse
+from vmreconcile.flows.inputs import Inputs, connections, hosts_of
+from vmreconcile.flows.tokens import TokenReader, secrets_for
 from vmreconcile.model.connection import Connection
-from vmreconcile.model.desired import DesiredFleet, DesiredState
+from vmreconcile.model.desired import DesiredFleet
 from vmreconcile.model.secret import Secret
-from vmreconcile.model.tokens import DEFAULT_SOURCE
+from vmreconcile.model.tokens import Need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """How far and how wide to reach: a host pattern or just these hosts, threads, and the transport's options."""
+    """How far and how wide to reach: a host pattern or just these hosts, threads, the transport's options, tokens."""
 
     limit: str | None = None
     hosts: tuple[str, ...] | None = None
     """Names, which as a pattern may mean something else (one with a blank in it, say)."""
     forks: int = 20
     options: TransportOptions
-    ask: Callable[[str], str] | None = None
-    """Asks a question whose answer does not show; None where nobody is at a terminal."""
+    tokens: TokenReader
+    need: Need = Need.ALL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +59,7 @@ def prepared(
     hosts = hosts_of(inputs.inventory, reach.limit) if reach.hosts is None else reach.hosts
     reached = connections(inputs.inventory, hosts)
     salt = secrets.token_hex(16)
-    tokens, notes = _secrets(inputs, hosts, reach)
+    tokens, notes = secrets_for(inputs, hosts, reach.tokens, reach.need)
     hub = Hub(options=reach.options, secrets=tokens)
     inputs = replace(inputs, desired=with_architectures(inputs.desired, hosts, hub))
     opener = open_host or _real_opener(reach.options)
@@ -87,44 +84,10 @@ def _real_opener(options: TransportOptions) -> Callable[[Connection], Session]:
     return lambda connection: open_session(connection, options)
 
 
-def _secrets(inputs: Inputs, hosts: tuple[str, ...], reach: Reach) -> tuple[dict[str, Secret], tuple[str, ...]]:
-    """The token of each source that some server on these hosts needs, and what the person should know about them."""
-    found = find_tokens(inputs, sources_in_use(inputs.desired, hosts), reach)
-    notes = [text for token in found.values() if token for text in token.warnings]
-    if found.get(DEFAULT_SOURCE, True) is None:
-        notes.append("no Hugging Face token on this controller: tokens that hosts have are left as they are")
-    return {name: token.secret for name, token in found.items() if token}, tuple(notes)
-
-
 def on_hosts(desired: DesiredFleet, hosts: Iterable[str]) -> DesiredFleet:
     """What is wanted on these hosts: `--limit` narrows what is acted on."""
     selected = frozenset(hosts)
     return replace(desired, servers=tuple(server for server in desired.servers if server.id.host in selected))
-
-
-def sources_in_use(desired: DesiredFleet, hosts: Iterable[str]) -> tuple[str, ...]:
-    """The names of the sources that servers on these hosts have; a server that is to go needs none."""
-    wanted = (server for server in on_hosts(desired, hosts).servers if server.state is not DesiredState.ABSENT)
-    return tuple(sorted({server.token for server in wanted if server.token}))
-
-
-def find_tokens(inputs: Inputs, names: Iterable[str], reach: Reach) -> dict[str, TokenFound | None]:
-    """Read each source once; None where the Hub's own places hold no token.
-
-    Raises:
-        InputError: with every source that fails.
-    """
-    sources = token_sources(inputs.inventory)
-    around = Surroundings(environ=reach.options.environ, home=reach.options.home, ask=reach.ask)
-    found: dict[str, TokenFound | None] = {}
-    problems: list[Diagnostic] = []
-    for name in names:
-        try:
-            found[name] = read_source(sources[name], around)
-        except InputError as error:
-            problems += error.diagnostics
-    refuse(problems)
-    return found
 
 
 def with_architectures(desired: DesiredFleet, hosts: Iterable[str], hub: Hub) -> DesiredFleet:

@@ -25,6 +25,17 @@ class SourceKind(enum.StrEnum):
     STORED = "stored"
 
 
+class Need(enum.Enum):
+    """What a run wants of tokens."""
+
+    ALL = "all"
+    """They may be sent to hosts: a source that fails refuses the run before any host is looked at."""
+    COMPARED = "compared"
+    """Only compared with what hosts have: nobody is asked, and a source that fails is told and does without."""
+    NONE = "none"
+    """No source is read: stopping and reading logs must not wait for a vault."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSource:
     """One source: `words` are the path, the variable, the prompt, the stored name, or a command's argv.
