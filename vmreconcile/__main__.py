@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import signal
 import sys
 
@@ -13,6 +15,7 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run(module: str = "vmreconcile.cli.main") -> None:
     """Run the command line of `module` and leave with its exit code."""
     try:
+        _open_streams()
         _end_orderly()
         main = importlib.import_module(module).main  # Ctrl-C may come while this is loaded
         code = main(sys.argv[1:])
@@ -26,6 +29,16 @@ def run(module: str = "vmreconcile.cli.main") -> None:
 def run_vm() -> None:
     """The console script `vm`."""
     run("vmreconcile.cli.vm")
+
+
+def _open_streams() -> None:
+    """A stream that was closed leads nowhere; a letter that the output's encoding lacks becomes `?`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # so that each gets its own number back
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - for the whole run
+        elif isinstance(stream, io.TextIOWrapper) and name == "stdout":
+            stream.reconfigure(errors="replace")
 
 
 def _end_orderly() -> None:

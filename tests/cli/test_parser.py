@@ -11,6 +11,7 @@ from tests.lab.parsers import every_parser
 from vmreconcile.cli.auth import PARTS
 from vmreconcile.cli.main import COMMANDS
 from vmreconcile.cli.parser import make_parser
+from vmreconcile.cli.parser import parse as parse_line
 
 REQUIRED = {
     "inventory": ["--list"],
@@ -99,6 +100,29 @@ def test_values_are_read() -> None:
     logs = parse("logs", "m@h", "-f", "-n", "0")
     assert (logs.follow, logs.lines) == (True, 0)
     assert parse("stop", "a", "b@h", "--no-save").servers == ["a", "b@h"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("plan", "--explian"), "there is no option --explian; did you mean --explain?"),
+        (("plan", "--token=hf_abc"), "there is no option --token"),
+        (("status", "x"), "status does not take so many words: 'x'"),
+        (("auth", "login", "--token", "hf_abc"), "type it when asked, or give it on standard input"),
+        (("auth", "login", "hf_abc"), "type it when asked, or give it on standard input"),
+        (("plan", "--forks", "hf_abcdefgh1234567890"), "*** is not a number"),
+    ],
+)
+def test_wrong_usage_is_told_without_what_may_be_a_token(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The old guide taught to log in with one on the command line."""
+    with pytest.raises(SystemExit) as caught:
+        parse_line(words)
+    assert caught.value.code == 64
+    told = capsys.readouterr().err
+    assert said in told
+    assert "hf_abc" not in told
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,10 +157,21 @@ def test_keys_ask_for_commands() -> None:
     assert view.words_for("remove", row) == ["remove", "a"]
     assert view.words_for("edit", row) == ["edit", "models.d/a.yaml"]
     assert view.words_for("toggle", None) == []
+    unclaimed = replace(row, file="")
+    assert {view.words_for(key, unclaimed)[0] for key in ("toggle", "remove", "edit")} == {"nothing"}
     assert view.moved([row, stopped], "a@h", "down") == "b@h"
     assert view.moved([row, stopped], "b@h", "down") == "b@h"
     assert view.moved([row, stopped], "gone", "up") == "a@h"
     assert view.moved([], "gone", "up") == ""
+
+
+def test_keys_that_come_together_are_keys_one_by_one() -> None:
+    """Letters, arrows, and what no key is."""
+    keys, left = [], b"jj\x1b[B\x1bOA\x1b[1;5Cq\x1b"
+    while left:
+        key, left = view.first_key(left)
+        keys.append(key)
+    assert keys == [b"j", b"j", b"\x1b[B", b"\x1bOA", b"\x1b[1;5C", b"q", b"\x1b"]
 
 
 def test_the_view_lives_on_a_terminal_and_leaves_it_as_it_was(tmp_path: Path) -> None:
@@ -192,7 +204,19 @@ def test_the_view_lives_on_a_terminal_and_leaves_it_as_it_was(tmp_path: Path) ->
         assert b"Enter goes back" in _until(terminal, b"Enter goes back")
         os.write(terminal, b"\n")
         _until(terminal, b"chat@localhost")
-        os.write(terminal, b"q")
+        os.write(terminal, b"a")
+        _until(terminal, b"Name: ")
+        os.write(terminal, b"\x04")
+        _until(terminal, b"Enter goes back")
+        os.write(terminal, b"\n")
+        _until(terminal, b"chat@localhost")
+        (tmp_path / ".vmreconcile/models.d/chat.yaml").write_text("name: [")
+        os.write(terminal, b"r")
+        _until(terminal, b"Enter reads the files again")
+        (tmp_path / ".vmreconcile/models.d/chat.yaml").write_text("name: chat\nmodel: org/x\nhosts: all\nport: 1\n")
+        os.write(terminal, b"\n")
+        _until(terminal, b"chat@localhost")
+        os.write(terminal, b"jq")
         rest = _until(terminal, b"\x1b[?1049l")
         assert rest.rstrip().endswith((b"\x1b[?1049l", b"\x1b[?25h"))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -62,10 +62,16 @@ def test_a_file_stands_for_its_lines(inventory: Inventory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "word"), [("gpu[3]", "gpu[3]"), ("gpu[-4]", "gpu[-4]"), ("~(", "~("), ("gpu:@x", "@x")]
+    ("pattern", "word"),
+    [("gpu[3]", "gpu[3]"), ("gpu[-4]", "gpu[-4]"), ("~(", "~("), ("gpu:@x", "@x")]
+    + [(text, repr(text)) for text in ("", " ", ",", ":", "gpu[", "gpu]", "[", "~[", "gpu,cpu[", "gpu[1")]
+    + [(f"gpu:{sign}", repr(sign)) for sign in "!&~"],
 )
 def test_what_means_nothing_is_refused(inventory: Inventory, pattern: str, word: str) -> None:
-    """A subscript past the end, a broken expression, a file where none is allowed: with the word and a remedy."""
+    """A subscript past the end, a broken expression, a file where none is allowed, and what an unset variable leaves.
+
+    With the word and a remedy.
+    """
     with pytest.raises(PatternError) as caught:
         select(pattern, inventory)
     assert word in str(caught.value)

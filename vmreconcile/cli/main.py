@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED_EXIT = 130
 BUG_EXIT = 1
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""What writing to a full disk or a broken one ends in."""
 
 COMMANDS = {
     "init": "vmreconcile.cli.files",
@@ -57,13 +60,25 @@ def run(
     except SystemExit as leaving:
         return int(leaving.code or 0)
     _log(arguments.verbose)
+    code = _carried_out(arguments, places)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _quiet_stdout()
+    except OSError as error:
+        return _unwritten(error) or code
+    return code
+
+
+def _carried_out(arguments: argparse.Namespace, places: Mapping[str, str]) -> int:
+    """Run the command; every error in a few lines, with its exit code."""
     try:
         prepare: Callable[[argparse.Namespace], None] = getattr(arguments, "prepare", _as_it_is)
         prepare(arguments)
         place, _, function = places[arguments.command].partition(":")
         module = importlib.import_module(place)
         command: Callable[[argparse.Namespace], int] = getattr(module, function or arguments.command)
-        code = command(arguments)
+        return command(arguments)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # a terminal that was closed interrupts too
             print("interrupted", file=sys.stderr, flush=True)
@@ -75,12 +90,17 @@ def run(
         _say(error, arguments)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the last net: a traceback shown to a user is a bug
+        if isinstance(error, OSError) and error.errno in FULL:
+            return _unwritten(error)
         return _bug(error, arguments)
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _quiet_stdout()
-    return code
+
+
+def _unwritten(error: OSError) -> int:
+    """Nobody must take an output that was lost for one that says nothing."""
+    _quiet_stdout()
+    with contextlib.suppress(OSError):
+        print(f"vmreconcile: the output could not be written: {error.strerror}", file=sys.stderr, flush=True)
+    return BUG_EXIT
 
 
 def _as_it_is(arguments: argparse.Namespace) -> None:

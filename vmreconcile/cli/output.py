@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 
 def print_json(document: Mapping[str, JsonValue]) -> None:
-    """Print one document, indented, keys in the order given; in ASCII where it would else hold control characters."""
+    """Print one document, indented, keys in the order given.
+
+    In ASCII where it would else hold control characters, or letters that the output's encoding may lack.
+    """
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    print(text if text.replace("\n", "").isprintable() else json.dumps(document, indent=2))
+    plain = text.replace("\n", "").isprintable() and (sys.stdout.encoding or "").lower().startswith("utf")
+    print(text if plain else json.dumps(document, indent=2))
 
 
 def note(text: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from vmreconcile import __version__
+from vmreconcile.model.showing import masked
 
 USAGE_EXIT = 64
 ALONE = frozenset({"-h", "--help", "--version"})
@@ -22,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and leave with 64."""
         self.print_usage(sys.stderr)
-        self.exit(USAGE_EXIT, f"{self.prog}: error: {message}\n")
+        self.exit(USAGE_EXIT, f"{self.prog}: error: {masked(message)}\n")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -47,7 +48,33 @@ def parse_with(parser: Parser, argv: Sequence[str], commands: Sequence[str]) -> 
     near = [] if first in commands else difflib.get_close_matches(first, commands, n=1)
     if near:
         parser.error(f"there is no command {first!r}; did you mean {near[0]!r}?")
-    return parser.parse_args(argv)
+    arguments, left = parser.parse_known_args(argv)
+    if left:
+        _refuse_left(parser, argv, left)
+    return arguments
+
+
+def _refuse_left(parser: Parser, argv: Sequence[str], left: Sequence[str]) -> NoReturn:
+    """Say what could not be understood, without any value that may be a token.
+
+    Raises:
+        SystemExit: with 64.
+    """
+    if [*argv[:2]] == ["auth", "login"]:
+        parser.error(
+            "auth login takes no token on the command line, where the process list and the shell's history keep it: "
+            "type it when asked, or give it on standard input; one that stood here is better revoked"
+        )
+    words, command = max(
+        ((words, each) for words, each in leaves(parser) if [*argv[: len(words.split())]] == words.split()),
+        key=lambda found: len(found[0]),
+    )
+    unknown = [word.partition("=")[0] for word in left if word.startswith("-")]
+    if not unknown:
+        command.error(f"{words} does not take so many words: {left[0]!r}")
+    options = [option for action in command._actions for option in action.option_strings]  # noqa: SLF001 - as below
+    near = difflib.get_close_matches(unknown[0], options, n=1)
+    command.error(f"there is no option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 ABOUT = "Brings the vLLM servers of a fleet to what a folder of YAML files asks, over SSH."

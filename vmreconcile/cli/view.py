@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shlex
 import subprocess
@@ -19,9 +20,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmreconcile.cli.output import inputs_of, reach_of
+from vmreconcile.cli.render_errors import diagnostics_text
 from vmreconcile.cli.render_status import COLOR, age_text, gpus_text
 from vmreconcile.cli.servers import status
-from vmreconcile.cli.terminal import printable
+from vmreconcile.cli.terminal import printable, style_for
+from vmreconcile.errors import InputError
 from vmreconcile.flows.prepare import prepared
 from vmreconcile.flows.reconcile import observe_and_plan
 from vmreconcile.model.observed import FleetView, Phase
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFRESH_S = 5.0
+QUESTIONS = ("Name", "Model (its id on the Hub)", "Port")
 KEYS = {
     b"\x1b[A": "up",
     b"k": "up",
@@ -82,13 +86,20 @@ class Row:
 
 
 def ui(arguments: argparse.Namespace) -> int:
-    """Show the servers until Q; where there is no terminal, once, as `status` does."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or arguments.json:
+    """Show the servers until Q; where there is no terminal that can be drawn on, once, as `status` does."""
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if not terminal or arguments.json:
         arguments.watch = False
         return status(arguments)
-    chosen = ""
+    chosen, begun = "", False
     while True:
-        words, chosen = _look(arguments, chosen)
+        try:
+            words, chosen = _look(arguments, chosen)
+        except InputError as error:
+            if not begun or not _mended(error):
+                raise
+            continue
+        begun = True
         if not words:
             return 0
         if words != ["refresh"]:
@@ -121,6 +132,16 @@ def _look(arguments: argparse.Namespace, chosen: str) -> tuple[list[str], str]:
                 words = words_for(key, next((row for row in rows if row.server == chosen), None))
                 if words:
                     return words, chosen
+
+
+def _mended(error: InputError) -> bool:
+    """Show what is wrong with the files; whether the person wants to have them read again."""
+    print(diagnostics_text(error.diagnostics, style_for(sys.stdout, no_color=True)))
+    try:
+        input("Enter reads the files again, Ctrl-D leaves ")
+    except EOFError:
+        return False
+    return True
 
 
 def rows_of(view: FleetView, plan: Plan, files: dict[str, str], priorities: dict[str, str]) -> list[Row]:
@@ -164,6 +185,8 @@ def words_for(key: str, row: Row | None) -> list[str]:
             return ["remove", row.model]
         case "edit" if row is not None and row.file:
             return ["edit", row.file]
+        case "toggle" | "remove" | "edit" if row is not None:
+            return ["nothing"]
         case "token":
             return ["auth", "status"]
         case "add" | "force" | "cleanup" | "refresh" | "help":
@@ -207,20 +230,30 @@ def _keys() -> Iterator[_Reader]:
 
 
 class _Reader:
-    """Reads one key."""
+    """Reads one key; of several that came at once, one after the other."""
 
     def __init__(self, number: int) -> None:
         self._number = number
+        self._left = b""
 
     def __call__(self, seconds: float) -> str:
         """What the next key asks for; `later` where none came in time or it asks for nothing."""
-        ready, _, _ = select.select([self._number], [], [], seconds)
-        if not ready:
-            return "later"
-        pressed = os.read(self._number, 16)
-        if not pressed:
-            return "quit"
+        if not self._left:
+            ready, _, _ = select.select([self._number], [], [], seconds)
+            if not ready:
+                return "later"
+            self._left = os.read(self._number, 64)
+            if not self._left:
+                return "quit"
+        pressed, self._left = first_key(self._left)
         return KEYS.get(pressed.lower() if len(pressed) == 1 else pressed, "later")
+
+
+def first_key(pressed: bytes) -> tuple[bytes, bytes]:
+    """The first key of what was read, and the rest: an escape sequence (ECMA-48: to its final letter) is one key."""
+    found = re.match(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|.", pressed, re.DOTALL)
+    end = found.end() if found else len(pressed)
+    return pressed[:end], pressed[end:]
 
 
 def _do(words: list[str], arguments: argparse.Namespace) -> None:
@@ -230,11 +263,16 @@ def _do(words: list[str], arguments: argparse.Namespace) -> None:
             print(HELP)
         case "edit":
             editor = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
-            with contextlib.suppress(OSError):
+            try:
                 subprocess.run([*editor, words[1]], check=False)  # noqa: S603 - the person's own editor
+            except OSError as error:
+                print(f"{editor[0]}: {error.strerror}; name an editor in EDITOR, or edit {words[1]} yourself")
         case "add":
-            name, model, port = (input(f"{what}: ").strip() for what in ("Name", "Model (its id on the Hub)", "Port"))
-            _run(["add", name, model, "--port", port], arguments)
+            with contextlib.suppress(EOFError):  # Ctrl-D: rather not
+                name, model, port = (input(f"{what}: ").strip() for what in QUESTIONS)
+                _run(["add", "--port", port, "--", name, model], arguments)
+        case "nothing":
+            print("vmreconcile has no file for this server: nobody wants it; apply --prune removes it")
         case _:
             _run(words, arguments)
     with contextlib.suppress(EOFError):
@@ -246,4 +284,5 @@ def _run(words: list[str], arguments: argparse.Namespace) -> None:
 
     inventory = [word for path in arguments.inventory or [] for word in ("-i", path)]
     limit = ["-l", arguments.limit] if arguments.limit and words[0] in {"cleanup", "force"} else []
-    main([*words, *inventory, "-m", str(arguments.models), *limit])
+    at = 2 if words[0] == "auth" else 1
+    main([*words[:at], *inventory, "-m", str(arguments.models), *limit, *words[at:]])

@@ -50,6 +50,9 @@ def select(pattern: str, inventory: Inventory, *, retry: Retry | None = None) ->
     then `!without`. A word is a host or group, a glob, `~regex`, any of these but the regex with `[n]` or `[n:m]` (both
     ends included), or `@FILE`, each line of which is such a word.
 
+    A pattern without a word, a sign alone and a bracket without its partner are refused, where Ansible takes some of
+    them for every host: an unset variable must not widen what is acted on.
+
     Raises:
         PatternError: where a word cannot be understood.
     """
@@ -91,14 +94,20 @@ def unmatched(
 
 def _words(pattern: str, retry: Retry | None) -> list[str]:
     """Split a pattern, and put the lines of a file in the place of its `@FILE`."""
+    if re.search(r"[\[\]]", re.sub(r"\[[^\]]*\]", "", pattern)) and split_port(pattern) is None:
+        raise PatternError(f"a bracket in {pattern!r} has no partner", remedy="Write it as in gpu[0:3].")
     words: list[str] = []
     for word in _split(pattern):
+        if word in {"!", "&", "@", "~"}:
+            raise PatternError(f"{word!r} in {pattern!r} names nothing", remedy="Write a host or a group after it.")
         if not word.startswith("@"):
             words.append(word)
         elif retry is None:
             raise PatternError(f"{word!r}: a file of hosts is not allowed here", remedy="Write the hosts or a group.")
         else:
             words.extend(line for line in (line.strip() for line in retry(word[1:])) if line)
+    if not words and not pattern.strip().startswith("@"):
+        raise PatternError(f"the pattern {pattern!r} names no host", remedy="Write all for every host.")
     return words
 
 
