@@ -222,3 +222,13 @@ def fetchers() -> list[int]:
             if b"VMRECONCILE-FETCH" in argv and entry.stat().st_uid == os.getuid():
                 found.append(int(entry.name))
     return found
+
+
+def test_a_hub_that_tells_no_sizes(agent: Agent, hub: Hub, vllm: Path) -> None:
+    """What was fetched is measured, so that a fetch does not look like none."""
+    hub.tells_sizes = False
+    first = agent.ask("fetch", **asking(hub, vllm))[0]
+    size = sum(len(FILES[name]) for name in WANTED)
+    assert (first["fetched"], first["total"]) == (size, size)
+    again = agent.ask("fetch", **asking(hub, vllm))[0]
+    assert (again["fetched"], again["total"]) == (0, size)

@@ -155,7 +155,16 @@ def test_a_dry_run_writes_nothing(desk: Desk) -> None:
     assert [path.name for path in Path("models.d").iterdir()] == ["qwen.yaml"]
 
 
-@pytest.mark.parametrize("line", ["HF_TOKEN={}", 'export HF_TOKEN="{}"', "A=1\nHF_TOKEN = '{}'\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "HF_TOKEN={}",
+        'export HF_TOKEN="{}"',
+        "A=1\nHF_TOKEN = '{}'\n",
+        "\ufeffHF_TOKEN={} # mine",
+        'HF_TOKEN="{}" # note',
+    ],
+)
 def test_the_token_is_taken_over_only_when_asked_for(desk: Desk, line: str) -> None:
     """Then it is what `hf auth login` would have stored; it shows nowhere."""
     desk.write("old/.env", line.format(TOKEN))

@@ -78,6 +78,8 @@ class Hub:
         self.requests: list[Request] = []
         self.drops_after: int | None = None
         """Cut the connection after so many bytes of a file."""
+        self.tells_sizes = True
+        """Some mirrors do not."""
         self.failure: HTTPStatus | None = None
         """Answer everything with this status instead: the Hub is ill (503) or has had enough of us (429)."""
         hub = self
@@ -144,7 +146,7 @@ class Hub:
             case ["revision", revision] if api and revision not in {"main", COMMIT}:
                 return _refusal(HTTPStatus.NOT_FOUND, "RevisionNotFound", f"Invalid rev id: {revision}")
             case [] | ["revision", _] if api:
-                return _json(_information(name, repository))
+                return _json(_information(name, repository, sizes=self.tells_sizes))
         return _refusal(HTTPStatus.NOT_FOUND, "", "Not Found")
 
     def _whoami(self, token: str | None) -> Answer:
@@ -226,7 +228,7 @@ def _row(path: str, data: bytes) -> dict[str, object]:
     return {"type": "file", "path": path, "size": len(data), "oid": _etag(data)}
 
 
-def _information(name: str, repository: Repository) -> dict[str, object]:
+def _information(name: str, repository: Repository, *, sizes: bool) -> dict[str, object]:
     return {
         "id": name,
         "modelId": name,
@@ -235,7 +237,7 @@ def _information(name: str, repository: Repository) -> dict[str, object]:
         "gated": "manual" if repository.gate is Gate.GATED else False,
         "tags": [],
         "siblings": [
-            {"rfilename": path, "size": len(data), "blobId": _etag(data)}
+            {"rfilename": path} | ({"size": len(data), "blobId": _etag(data)} if sizes else {})
             for path, data in sorted(repository.files.items())
         ],
         "config": {"architectures": _architectures(repository)},

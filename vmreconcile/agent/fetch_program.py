@@ -50,6 +50,10 @@ def report(folder, before, total, over):
     while not over.wait(1.0):
         say(event="at", done=max(0, present(folder) - before), total=total)
 
+def on_disk(folder, names):
+    paths = [os.path.join(folder, name) for name in names]
+    return sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+
 def kind_of(error):
     names = [each.__name__ for each in type(error).__mro__]
     if "OfflineModeIsEnabled" in names:
@@ -97,9 +101,9 @@ def run():
     arguments = (blobs, present(blobs), need, over)
     threading.Thread(target=report, args=arguments, daemon=True).start()
     patterns = [glob.escape(name) for name in names]
-    snapshot_download(model, revision=revision, allow_patterns=patterns, token=token)
+    folder = snapshot_download(model, revision=revision, allow_patterns=patterns, token=token)
     over.set()
-    say(event="done", fetched=need, total=sum(sizes[n] for n in names), path=cache)
+    say(event="done", fetched=on_disk(folder, missing), total=on_disk(folder, names), path=cache)
     return 0
 
 try:

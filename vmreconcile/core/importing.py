@@ -113,6 +113,9 @@ class _Reader:
 
     def _port(self, said: Mapping[str, JsonValue]) -> int:
         port = said.get("port")
+        if port is None:
+            self._refuse(("port",), "has no port", "give a whole number from 1 to 65535")
+            return 0
         if type(port) is not int or not 0 < port < 65536:
             self._refuse(("port",), f"has the port {shown(port)}", "give a whole number from 1 to 65535")
             return 0
@@ -166,6 +169,8 @@ class _Reader:
 
 
 def _about(key: str) -> str:
+    if "token" in key.lower():
+        return "a token is no argument: vmreconcile auth login keeps it; for several accounts see docs/tokens.md"
     return f"if vLLM has an argument {key.replace('_', '-')!r}, write it under args: of the model's file"
 
 

@@ -32,11 +32,20 @@ def load_old_models(path: Path) -> Document:
     except json.JSONDecodeError as error:
         place = Place(file=document.file, line=error.lineno, column=error.colno)
         raise _wrong(place, f"The file is not JSON: {error.msg}.") from None
-    except (OSError, RecursionError, ValueError) as error:
-        raise _wrong(Place(file=document.file), f"The file cannot be read: {error}.") from None
+    except RecursionError:
+        raise _wrong(Place(file=document.file), "The file is nested too deeply.") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "a number in it has thousands of digits"
+        raise _wrong(Place(file=document.file), f"The file cannot be read: {why}.") from None
     if not isinstance(content, dict):
         raise _wrong(Place(file=document.file, line=1, column=1), "The file holds no mapping.")
     return replace(document, content=content, problems=())
+
+
+def _unquoted(value: str) -> str:
+    """A value as python-dotenv reads it: without its quotes, or without a comment after a blank."""
+    quoted = re.fullmatch(r"""(['"])(.*?)\1\s*(?:#.*)?""", value)
+    return quoted[2] if quoted else re.split(r"\s+#", value, maxsplit=1)[0]
 
 
 def _wrong(place: Place, summary: str) -> InputError:
@@ -62,9 +71,11 @@ def token_beside(models: Path) -> Secret | None:
         return InputError((problem,))
 
     found = [
-        match["value"] for line in read_token_file(path, failed).splitlines() if (match := _ASSIGNMENT.fullmatch(line))
+        match["value"]
+        for line in read_token_file(path, failed).removeprefix("\ufeff").splitlines()
+        if (match := _ASSIGNMENT.fullmatch(line))
     ]
-    text = found[-1].strip("'\"") if found else ""
+    text = _unquoted(found[-1]) if found else ""
     if not text:
         return None
     check_token(text, failed)
