@@ -91,7 +91,8 @@ class UnreachableError(VmreconcileError):
 
     exit_code: ClassVar[int] = 3
 
-    def __init__(self, reason: str, *, remedy: str = "") -> None:
-        """`reason` reads after the host's name: 'connection refused (10.0.0.9:22)'."""
+    def __init__(self, reason: str, *, remedy: str = "", cause: str = "") -> None:
+        """`reason` reads after the host's name: 'connection refused (10.0.0.9:22)'; `cause` is one that has a name."""
         super().__init__(reason, remedy=remedy)
         self.reason = reason
+        self.cause = cause

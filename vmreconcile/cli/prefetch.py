@@ -13,6 +13,7 @@ from vmreconcile.cli.progress import Progress
 from vmreconcile.cli.terminal import printable, style_for
 from vmreconcile.core.reports import FORMAT_VERSION, Json
 from vmreconcile.core.selection import named_servers
+from vmreconcile.effects.lost import reached
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.fetching import Fetched, NotFetched, fetch, fetchable
@@ -42,7 +43,6 @@ def prefetch(arguments: argparse.Namespace) -> int:
         for server in inputs.desired.servers
         if server.id in servers and server.id.host in hosts and server.state is not DesiredState.ABSENT
     ]
-    rows: list[Row] = []
     live = sys.stderr.isatty() and not arguments.json
     with (
         prepared(inputs, reach_of(arguments, hosts)) as ready,
@@ -50,14 +50,11 @@ def prefetch(arguments: argparse.Namespace) -> int:
     ):
         say_notes(ready)
         work = for_each(hosts, lambda host: _host(_once(chosen, host), ready, progress), ready.fleet.forks)
-        for _, done in work:
-            if isinstance(done, Exception):
-                raise done
-            rows += done
-    rows.sort(key=lambda row: row[0].id)
+        done, _ = reached(work)
+    rows = sorted((row for fetched in done.values() for row in fetched), key=lambda row: row[0].id)
     _report(rows, arguments)
-    bad = any(isinstance(done, NotFetched) for _, done in rows)
-    lost = any(isinstance(done, UnreachableError) for _, done in rows)
+    bad = any(isinstance(each, NotFetched) for _, each in rows)
+    lost = any(isinstance(each, UnreachableError) for _, each in rows)
     return worst([1 if bad else 0, 3 if lost else 0])
 
 

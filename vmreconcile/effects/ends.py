@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vmreconcile.effects.ship import NO_PYTHON
 from vmreconcile.errors import UnreachableError
+from vmreconcile.model.observed import NO_PYTHON as HAS_NO_PYTHON
 
 if TYPE_CHECKING:
     from vmreconcile.model.connection import Connection
@@ -70,4 +71,5 @@ def _no_python(said: str) -> UnreachableError:
         f"no Python 3.8 or newer there (found: {found})" if found else "no Python there",
         remedy="install python3 (3.8 or newer) on the host, or name one in ansible_python_interpreter; "
         "the one beside vllm_executable serves as well",
+        cause=HAS_NO_PYTHON,
     )

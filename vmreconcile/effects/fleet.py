@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from vmreconcile.effects.lost import lost_host
 from vmreconcile.effects.observe import host_view
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.session import AgentError
@@ -91,10 +92,8 @@ class Fleet:
             match result:
                 case HostView():
                     views.append(result)
-                case UnreachableError():
-                    unreachable.append(Unreachable(host=host, reason=result.reason, remedy=result.remedy))
-                case AgentError():
-                    unreachable.append(Unreachable(host=host, reason=f"the agent failed: {result}"))
+                case UnreachableError() | AgentError():
+                    unreachable.append(lost_host(host, result))
                 case _:
                     kind = type(result).__name__
                     unreachable.append(

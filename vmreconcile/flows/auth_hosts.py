@@ -10,9 +10,8 @@ from vmreconcile.core.diff import other_tokens
 from vmreconcile.core.launching import TOKEN_VARIABLE
 from vmreconcile.core.planning import subject_of
 from vmreconcile.effects.fleet import Answer
+from vmreconcile.effects.lost import reached
 from vmreconcile.effects.parallel import for_each
-from vmreconcile.effects.session import AgentError
-from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.prepare import Prepared
 from vmreconcile.flows.reconcile import within
 from vmreconcile.model.access import Access, Question, Verdict
@@ -115,17 +114,9 @@ def check_on_hosts(prepared: Prepared) -> tuple[tuple[CheckedOnHost, ...], tuple
             offline.append(CheckedOnHost(server=server.id, question=Question(model=server.model), verdict=verdict))
         else:
             asked.setdefault(server.id.host, []).append((server, question))
-    found, lost = [*offline], []
-    for host, result in for_each(asked, lambda host: _ask(host, asked[host], prepared), prepared.fleet.forks):
-        if isinstance(result, UnreachableError):
-            lost.append(Unreachable(host=host, reason=result.reason, remedy=result.remedy))
-        elif isinstance(result, AgentError):
-            lost.append(Unreachable(host=host, reason=f"the agent failed: {result}"))
-        elif isinstance(result, Exception):
-            raise result
-        else:
-            found += result
-    return tuple(sorted(found, key=lambda each: each.server)), tuple(sorted(lost))
+    answers, lost = reached(for_each(asked, lambda host: _ask(host, asked[host], prepared), prepared.fleet.forks))
+    found = [*offline, *(each for checked in answers.values() for each in checked)]
+    return tuple(sorted(found, key=lambda each: each.server)), lost
 
 
 def _ask(host: str, asked: list[tuple[DesiredServer, Question]], prepared: Prepared) -> list[CheckedOnHost]:

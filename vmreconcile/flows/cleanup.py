@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmreconcile.core.fingerprints import Known
+from vmreconcile.effects.lost import reached
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.session import AgentError
-from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.prepare import Prepared
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.names import ServerId
@@ -34,23 +34,20 @@ def clean_up(prepared: Prepared, view: FleetView) -> Cleaned:
     run = Run(fleet=prepared.fleet, desired={}, known=Known(salt=""), secrets={}, reporter=_Silence())
     ended: list[Orphan] = []
     failed: list[tuple[Orphan, str]] = []
-    lost: list[Unreachable] = [*view.unreachable]
-    hosts = [host for host in view.hosts if any(server.orphans for server in host.servers)]
-    for host, problems in for_each(hosts, lambda host: _clean(host, run), prepared.fleet.forks):
-        ours = [orphan for orphan in host.orphans if orphan.server]
-        if isinstance(problems, UnreachableError):
-            lost.append(Unreachable(host=host.host, reason=problems.reason, remedy=problems.remedy))
-        elif isinstance(problems, Exception):
-            raise problems
-        else:
-            ended += [orphan for orphan in ours if orphan.server not in problems]
-            failed += [(orphan, problems[orphan.server]) for orphan in ours if orphan.server in problems]
+    hosts = {host.host: host for host in view.hosts if any(server.orphans for server in host.servers)}
+    cleaned, lost = reached(
+        for_each(hosts, lambda name: _clean(hosts[name], run), prepared.fleet.forks), before=view.unreachable
+    )
+    for name, problems in cleaned.items():
+        ours = [orphan for orphan in hosts[name].orphans if orphan.server]
+        ended += [orphan for orphan in ours if orphan.server not in problems]
+        failed += [(orphan, problems[orphan.server]) for orphan in ours if orphan.server in problems]
     return Cleaned(
         ended=tuple(sorted(ended, key=_place)),
         failed=tuple(sorted(failed, key=lambda each: _place(each[0]))),
         strangers=tuple(stranger for host in view.hosts for stranger in host.strangers),
         foreign=tuple(orphan for host in view.hosts for orphan in host.orphans if not orphan.server),
-        unreachable=tuple(sorted(lost)),
+        unreachable=lost,
     )
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from vmreconcile.effects.lost import lost_host
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
@@ -121,7 +122,7 @@ def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result
             results.append(result)
     except UnreachableError as error:
         done = {result.server for result in results}
-        lost = Unreachable(host=host, reason=error.reason, remedy=error.remedy)
+        lost = lost_host(host, error)
         results += [
             Result(server=change.server, action=change.action, status=Status.UNREACHABLE, failure=_lost(lost))
             for change in queue

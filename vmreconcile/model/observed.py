@@ -254,13 +254,18 @@ class HostView:
         return InstalledVllm(asked=asked, path=None, version=None, problem="not looked for")
 
 
+NO_PYTHON = "no-python"
+"""The cause where a host was reached, and has no Python that the agent could run on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Unreachable:
-    """A host that could not be observed: data, not an exception."""
+    """A host that could not be observed: data, not an exception. `cause` is one that has a name, else ""."""
 
     host: str
     reason: str
     remedy: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
