@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.agent.driver import Agent, Refused
 from tests.lab.hub import Hub
+from vmreconcile.agent import limits
 
 
 @pytest.fixture
@@ -38,7 +40,28 @@ def test_space_and_limits(agent: Agent, tmp_path: Path) -> None:
     assert state["total"] == there.f_blocks * there.f_frsize
     assert abs(state["free"] - there.f_bavail * there.f_frsize) < 1 << 30
     assert disks["/dev/shm"]["total"] == os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize
-    assert len(found["limits"]["nofile"]) == 2
+    assert found["limits"]["login"]["nofile"] == [*resource.getrlimit(resource.RLIMIT_NOFILE)]
+    assert set(found["limits"]["login"]) == {"nofile", "nproc"}
+
+
+def test_limits_of_a_process() -> None:
+    """As the kernel writes them; without a limit it is -1; what is no such text is nothing."""
+    own = limits.parse(Path("/proc/self/limits").read_text())
+    assert own == {
+        "nofile": [*resource.getrlimit(resource.RLIMIT_NOFILE)],
+        "nproc": [*resource.getrlimit(resource.RLIMIT_NPROC)],
+    }
+    row = "Max open files            1024                 unlimited            files     \n"
+    assert limits.parse("Limit   Soft Limit   Hard Limit   Units\n" + row) == {"nofile": [1024, -1]}
+    for text in ("", "Max open files\n", "Max open files x y files\n"):
+        assert limits.parse(text) is None
+
+
+def test_clock(agent: Agent) -> None:
+    """When the question came and when the answer went, by the host's own clock."""
+    sent = time.time()
+    times = checkup(agent)["clock"]
+    assert sent <= times["received"] <= times["answered"] <= time.time()
 
 
 def test_caches(agent: Agent, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_the_pages_example_of_a_host() -> None:
             processes=((1, 0),),
         ),
     )
+    assert (host.gpu_driver, host.gpu_cuda, host.gpu_problem) == ("595.71", "13.2", None)
     assert host.strangers == (
         Stranger(host="gpu1", pid=4711, port=9000, what="vllm serve …", user="alice", why="no marker of ours"),
     )

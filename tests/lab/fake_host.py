@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,8 @@ class FakeHost:
         self.lingering: bool | None = None if uid == 0 else False
         self.tick = 1.0
         self.checkup: Json = {}
+        self.clock_off = 0.0
+        """Seconds that its clock is ahead of the controller's, as troubleshooting asks for it."""
         self.architectures: dict[str, list[str]] = {}
         """What the config.json of a model on this host names."""
         self.fetching: dict[str, Refusal] = {}
@@ -81,6 +84,7 @@ class FakeHost:
         """Models fetched, each with whether a server of that name ran meanwhile."""
         self.hub: dict[tuple[str, str], str] = {}
         self.unreachable = ""
+        self.gpus: Json = {"problem": "no NVIDIA driver on this host", "driver": None, "cuda": None, "devices": []}
         self.lost_after: int | None = None
         self.folder_problem: str | None = None
         self.failing: dict[str, Refusal] = {}
@@ -134,7 +138,8 @@ class FakeHost:
             case "fetch":
                 return self._fetch(request, progress)
             case "checkup":
-                return {"checkup": self.checkup}
+                now = time.time() + self.clock_off
+                return {"checkup": {"clock": {"received": now, "answered": now}, **self.checkup}}
             case "hub-check":
                 return {"answers": [self._hub_answer(check, request["secrets"]) for check in request["checks"]]}
             case "log":

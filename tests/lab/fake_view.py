@@ -51,7 +51,7 @@ def observation(host: FakeHost, request: Json) -> Json:
             for row in request.get("models") or ()
             if row["model"] in host.architectures
         ],
-        "gpus": {"problem": "no NVIDIA driver", "driver": None, "cuda": None, "devices": []},
+        "gpus": host.gpus,
     }
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import stat
 import time
 
-from . import hub_cache, proc, survey
+from . import hub_cache, limits, proc, survey
 from .folders import Folders, is_slug
 from .problems import Problem
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from .frames import Channel
 
-LIMITS = (("nofile", resource.RLIMIT_NOFILE), ("memlock", resource.RLIMIT_MEMLOCK), ("nproc", resource.RLIMIT_NPROC))
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 LOGIN_FILES = ("/etc/environment", "/etc/security/pam_env.conf", "/etc/profile", "/etc/bash.bashrc")
 HOME_FILES = (".profile", ".bash_profile", ".bashrc", ".zshenv", ".zshrc", ".pam_environment", ".ssh/environment")
@@ -35,6 +33,7 @@ def checkup(
     Raises:
         Problem: `bad-request`.
     """
+    received = time.time()
     del channel, progress
     models, endpoints = request.get("models") or [], request.get("endpoints") or []
     good = all(isinstance(row, dict) and is_slug(row.get("slug")) for row in models)
@@ -47,10 +46,11 @@ def checkup(
         "checkup": {
             "caches": caches,
             "disks": [row for row in map(_disk, sorted(places)) if row],
-            "limits": {name: list(resource.getrlimit(number)) for name, number in LIMITS},
+            "limits": limits.observe(folders.uid),
             "leftovers": _leftovers(folders.uid),
             "token_files": list(_token_files(folders.home)),
             "hubs": [_hub(endpoint) for endpoint in sorted(set(endpoints))],
+            "clock": {"received": received, "answered": time.time()},
         }
     }
 
@@ -100,12 +100,10 @@ def _disk(path: str) -> dict[str, Any] | None:
         there = os.path.dirname(there)
     try:
         found = os.statvfs(there)
-        device = os.stat(there).st_dev
     except OSError:
         return None
     return {
         "path": path,
-        "device": device,
         "total": found.f_blocks * found.f_frsize,
         "free": found.f_bavail * found.f_frsize,
         "inodes_free": found.f_favail if found.f_files else None,

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from vmreconcile.cli.codes import worst
 from vmreconcile.cli.output import inputs_of, print_json, reach_of
 from vmreconcile.cli.terminal import Style, printable, style_for
-from vmreconcile.core.checkup import document, unreachable_check
+from vmreconcile.core.checkup.report import document
 from vmreconcile.core.reports import unreachable_json
-from vmreconcile.flows.doctor import access_checks, asked_about, controller_checks, fleet_checks
-from vmreconcile.flows.prepare import prepared
+from vmreconcile.flows.doctor import asked_about, examine
 from vmreconcile.model.checkup import Check, Health
 from vmreconcile.model.tokens import Need
 
@@ -26,12 +25,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Look, and say; 1 where a check fails, 3 where only hosts were out of reach."""
     inputs = inputs_of(arguments)
     asked = asked_about(arguments.names, inputs)
-    reach = reach_of(arguments, asked.hosts, Need.COMPARED)
-    checks = [*controller_checks(inputs, reach), *access_checks(inputs, reach, asked)]
-    with prepared(inputs, reach) as ready:
-        found, lost = fleet_checks(ready, asked)
-    checks += [*found, *map(unreachable_check, lost)]
-    checks.sort(key=lambda check: check.host)
+    checks, lost = examine(inputs, reach_of(arguments, asked.hosts, Need.COMPARED), asked)
     if arguments.json:
         print_json(document(checks, map(unreachable_json, lost)))
     else:

@@ -17,7 +17,7 @@ def shadow_of(subject: Subject, drift: Drift, *, requested: bool = False) -> Blo
     Either a place is seen that wins over the env file, or the unit has a drop-in, and the process began after the right
     env file was written and has something else all the same; then a restart that was `requested` is tried.
     """
-    winning = [place for place in other_tokens(subject) if place.wins and _counts(place, subject)]
+    winning = winning_tokens(subject)
     if winning:
         place = winning[0]
         return _block(
@@ -27,6 +27,11 @@ def shadow_of(subject: Subject, drift: Drift, *, requested: bool = False) -> Blo
     if not requested:
         return _unseen(subject, drift)
     return None
+
+
+def winning_tokens(subject: Subject) -> tuple[TokenPlace, ...]:
+    """Where another token is named than the server is to have, and is what it gets."""
+    return tuple(place for place in other_tokens(subject) if place.wins and _counts(place, subject))
 
 
 def _unseen(subject: Subject, drift: Drift) -> Block | None:

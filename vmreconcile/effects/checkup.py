@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from vmreconcile.effects.facts import Facts
-from vmreconcile.model.checkup import Cache, Disk, HostFacts, Leftover, Reached
+from vmreconcile.model.checkup import Cache, Disk, HostFacts, Leftover, Limit, Limits, Reached, Times
 from vmreconcile.model.values import JsonValue
-
-LIMITS = ("nofile", "memlock", "nproc")
 
 
 def host_facts(answer: dict[str, JsonValue]) -> HostFacts:
     """What a host's agent found."""
     seen = Facts(answer).part("checkup")
-    limits = {name: seen.part("limits").integers(name) for name in LIMITS}
+    limits = seen.part("limits")
     return HostFacts(
         caches=seen.many("caches", _cache),
         disks=seen.many("disks", _disk),
-        limits={name: (both[0], both[1]) for name, both in limits.items() if len(both) == 2},
+        login=_limits(limits.part("login")),
+        systemd=limits.one("systemd", _limits),
         leftovers=seen.many("leftovers", _leftover),
         token_files=seen.many("token_files", lambda at: (at.text("variable"), at.text("path"), at.integer("line"))),
         hubs=seen.many("hubs", _reached),
+        times=seen.one("clock", _times),
     )
+
+
+def _times(facts: Facts) -> Times:
+    return Times(received=facts.number("received"), answered=facts.number("answered"))
+
+
+def _limits(facts: Facts) -> Limits:
+    return Limits(open_files=_limit(facts.integers("nofile")), processes=_limit(facts.integers("nproc")))
+
+
+def _limit(both: tuple[int, ...]) -> Limit | None:
+    return Limit(soft=both[0], hard=both[1]) if len(both) == 2 else None
 
 
 def _cache(facts: Facts) -> Cache:
@@ -35,7 +47,6 @@ def _cache(facts: Facts) -> Cache:
 def _disk(facts: Facts) -> Disk:
     return Disk(
         path=facts.text("path"),
-        device=facts.integer("device"),
         total=facts.integer("total"),
         free=facts.integer("free"),
         inodes_free=facts.maybe_integer("inodes_free"),

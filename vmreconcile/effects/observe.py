@@ -64,6 +64,8 @@ def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView
         architectures=dict(seen.many("architectures", lambda facts: (facts.text("slug"), facts.texts("names")))),
         gpus=gpus.many("devices", _gpu),
         gpu_problem=gpus.maybe_text("problem"),
+        gpu_driver=gpus.maybe_text("driver"),
+        gpu_cuda=gpus.maybe_text("cuda"),
     )
 
 

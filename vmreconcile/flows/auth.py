@@ -17,6 +17,8 @@ from vmreconcile.model.access import Access, Identity, Question, Verdict
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.tokens import DEFAULT_SOURCE, TokenSource
 
+NO_TOKEN = "there is no token"  # noqa: S105 - what is said of a source, where that is no mistake
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatus:
@@ -55,7 +57,7 @@ def _status(source: TokenSource, inputs: Inputs, reach: Reach) -> SourceStatus:
         return SourceStatus(source=source, servers=servers, problem=problem.summary, remedy=problem.remedy)
     if token is None:
         remedy = "vmreconcile auth login, or set HF_TOKEN"
-        return SourceStatus(source=source, servers=servers, problem="there is no token", remedy=remedy)
+        return SourceStatus(source=source, servers=servers, problem=NO_TOKEN, remedy=remedy)
     hub = Hub(options=reach.options)
     identity = None if hub.offline else whoami(token.secret, endpoint_of(reach.options.environ))
     return SourceStatus(

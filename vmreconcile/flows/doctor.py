@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmreconcile.core.access import block_by, endpoint_of, offline, told
-from vmreconcile.core.checkup import Patient, access_check, host_checks
+from vmreconcile.core.checkup.hub import access_check, unasked_check
+from vmreconcile.core.checkup.patient import Patient, judged, well
+from vmreconcile.core.checkup.report import unreachable_check
+from vmreconcile.core.checkup.whole import host_checks
 from vmreconcile.core.selection import named_servers
 from vmreconcile.effects.checkup import host_facts
 from vmreconcile.effects.hub import reachable
+from vmreconcile.effects.lost import reached
 from vmreconcile.effects.parallel import for_each
-from vmreconcile.effects.session import AgentError
-from vmreconcile.errors import InputError, UnreachableError, UsageError
-from vmreconcile.flows.auth import check_access, source_statuses
+from vmreconcile.errors import UsageError
+from vmreconcile.flows.auth import NO_TOKEN, SourceStatus, check_access, source_statuses
 from vmreconcile.flows.explaining import explanations
 from vmreconcile.flows.inputs import Inputs
-from vmreconcile.flows.prepare import Prepared, Reach
+from vmreconcile.flows.prepare import Prepared, Reach, on_hosts, prepared
 from vmreconcile.flows.reconcile import observe_and_plan
 from vmreconcile.model.access import Access
-from vmreconcile.model.checkup import Check, Health, HostFacts
-from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.checkup import Check, Clock, Health, HostFacts
+from vmreconcile.model.desired import DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import HostView, Unreachable
+from vmreconcile.model.observed import Unreachable
+from vmreconcile.model.tokens import SourceKind
 
 CHECKUP_TIMEOUT_S = 60.0
 
@@ -54,99 +58,137 @@ def asked_about(names: Sequence[str], inputs: Inputs) -> Asked:
     return Asked(hosts=tuple(sorted(hosts | {server.host for server in servers})), servers=servers)
 
 
-def controller_checks(inputs: Inputs, reach: Reach) -> Iterator[Check]:
-    """Tokens and the Hub, as seen from here."""
-    try:
-        for status in source_statuses(inputs, reach):
-            name = status.source.name
-            if status.problem:
-                bad = Health.WARN if not status.found_in and name == "default" else Health.FAIL
-                yield Check(check="token", status=bad, summary=f"{name}: {status.problem}", remedy=status.remedy)
-            elif status.identity is not None and status.identity.invalid:
-                remedy = "vmreconcile auth login, or renew the source"
-                summary = f"{name}: the Hub does not accept the token in {status.found_in}"
-                yield Check(check="token", status=Health.FAIL, summary=summary, remedy=remedy)
-            else:
-                whose = f", of {status.identity.user}" if status.identity and status.identity.user else ""
-                yield Check(check="token", status=Health.OK, summary=f"{name}: found in {status.found_in}{whose}")
-            for text in status.warnings:
-                remedy = "unset it, so that all programs agree"
-                yield Check(check="token", status=Health.WARN, summary=text, remedy=remedy)
-    except InputError as error:
-        yield Check(check="token", status=Health.FAIL, summary=str(error), remedy=error.remedy or "")
+def examine(inputs: Inputs, reach: Reach, asked: Asked) -> tuple[list[Check], tuple[Unreachable, ...]]:
+    """Every check of what was asked about, and the hosts that could not be seen.
+
+    `reach` needs tokens to compare only: a source that fails is a check that fails, and the rest goes on without it.
+
+    Raises:
+        InputError: a connection variable cannot be used.
+    """
+    inputs = _narrowed(inputs, asked)
+    sources = source_statuses(inputs, reach)
+    failing = frozenset(status.source.name for status in sources if status.problem and status.problem != NO_TOKEN)
+    with prepared(inputs, reach) as ready:
+        wanted = on_hosts(inputs.desired, ready.hosts).servers
+        found, lost = _fleet_checks(ready, wanted)
+    here = [*_token_checks(sources), _hub_check(reach)]
+    access = _access_checks(_without(failing, inputs), reach, wanted, failing)
+    checks = [*here, *access, *found, *map(unreachable_check, lost)]
+    return sorted(checks, key=lambda check: check.host), lost
+
+
+def _narrowed(inputs: Inputs, asked: Asked) -> Inputs:
+    """Only the servers that were asked about, and none that is to go."""
+    servers = tuple(
+        server
+        for server in inputs.desired.servers
+        if server.state is not DesiredState.ABSENT and (asked.servers is None or server.id in asked.servers)
+    )
+    return replace(inputs, desired=replace(inputs.desired, servers=servers))
+
+
+def _without(failing: frozenset[str], inputs: Inputs) -> Inputs:
+    """The servers, without the token sources that give none."""
+    servers = tuple(
+        replace(server, token=None) if server.token in failing else server for server in inputs.desired.servers
+    )
+    return replace(inputs, desired=replace(inputs.desired, servers=servers))
+
+
+def _token_checks(sources: Sequence[SourceStatus]) -> Iterator[Check]:
+    """Each source that is in use: whether it gives a token, whose, and what else lies about."""
+    for status in sources:
+        name, place = status.source.name, status.source.place
+        if status.problem and status.source.kind is SourceKind.PROMPT:
+            summary = f"{name}: it is asked for where it is needed, and not here"
+            yield Check(check="token", status=Health.SKIPPED, summary=summary)
+        elif status.problem:
+            named = status.problem if repr(name) in status.problem else f"{name}: {status.problem}"
+            summary = f"{place}: {named}" if place else named
+            bad = Health.WARN if status.problem == NO_TOKEN else Health.FAIL
+            yield judged("token", good=False, summary=summary, remedy=status.remedy, bad=bad)
+        elif status.identity is not None and status.identity.invalid:
+            summary = f"{name}: the Hub does not accept the token in {status.found_in}"
+            remedy = "vmreconcile auth login, or renew the source"
+            yield judged("token", good=False, summary=summary, remedy=remedy)
+        else:
+            whose = f", of {status.identity.user}" if status.identity and status.identity.user else ""
+            yield well("token", f"{name}: found in {status.found_in}{whose}")
+        for text in status.warnings:
+            remedy = "unset it, so that all programs agree"
+            yield judged("token", good=False, summary=text, remedy=remedy, bad=Health.WARN)
+
+
+def _hub_check(reach: Reach) -> Check:
+    """The Hub, as seen from here."""
     environ = reach.options.environ
     if offline(environ):
         summary = "HF_HUB_OFFLINE is set: the Hub is not asked from here"
-        yield Check(check="hub", status=Health.SKIPPED, summary=summary)
-        return
+        return Check(check="hub", status=Health.SKIPPED, summary=summary)
     endpoint = endpoint_of(environ)
     problem = reachable(endpoint)
     summary = f"{endpoint} {'cannot be reached: ' + problem if problem else 'answers'}"
-    remedy = "look at the network here, HTTPS_PROXY and HF_ENDPOINT" if problem else ""
-    yield Check(check="hub", status=Health.WARN if problem else Health.OK, summary=summary, remedy=remedy)
+    remedy = "look at the network here, HTTPS_PROXY and HF_ENDPOINT"
+    return judged("hub", not problem, summary, remedy, bad=Health.WARN)
 
 
-def access_checks(inputs: Inputs, reach: Reach, asked: Asked) -> Iterator[Check]:
-    """What the Hub says of each server's model; nothing where nobody can be asked."""
+def _access_checks(
+    inputs: Inputs, reach: Reach, wanted: Sequence[DesiredServer], failing: frozenset[str]
+) -> Iterator[Check]:
+    """What the Hub says of each server's model, or why it was not asked."""
+    unread = {server.id: server.token for server in wanted if server.token in failing}
+    asked: set[ServerId] = set()
     for checked in check_access(inputs, reach, fresh=True):
-        if checked.verdict.access in {Access.OFFLINE, Access.HUB_UNREACHABLE}:
-            continue
-        block = block_by(checked.question, checked.verdict)
+        asked |= {*checked.servers}
+        unknown = checked.verdict.access in {Access.OFFLINE, Access.HUB_UNREACHABLE}
+        block, text = block_by(checked.question, checked.verdict), told(checked.question, checked.verdict)
         for server in checked.servers:
-            if asked.servers is None or server in asked.servers:
-                yield access_check(server, block, told(checked.question, checked.verdict))
+            if server in {each.id for each in wanted} and server not in unread:
+                yield unasked_check(server, text) if unknown else access_check(server, block, text)
+    for each in wanted:
+        if each.id in unread:
+            yield unasked_check(each.id, f"not asked: token source {unread[each.id]!r} gives no token")
+        elif each.model.startswith(("/", ".", "~")):
+            yield access_check(each.id, None, f"{each.model} is a path: the Hub is not asked")
+        elif each.id not in asked:
+            yield unasked_check(each.id, "not asked: HF_HUB_OFFLINE is set for this server")
 
 
-def fleet_checks(prepared: Prepared, asked: Asked) -> tuple[list[Check], tuple[Unreachable, ...]]:
+def _fleet_checks(prepared: Prepared, wanted: Sequence[DesiredServer]) -> tuple[list[Check], tuple[Unreachable, ...]]:
     """Every check of every host, and the hosts that could not be seen."""
-    before = time.time()
     view, plan = observe_and_plan(prepared)
-    now = (before + time.time()) / 2
     why = explanations(prepared, view, plan)
-    wanted: dict[str, list[DesiredServer]] = {}
-    for server in prepared.inputs.desired.servers:
-        if asked.servers is None or server.id in asked.servers:
-            wanted.setdefault(server.id.host, []).append(server)
     phases = {change.server: change.phase for change in plan.changes}
-    found: list[Check] = []
-    lost = [*view.unreachable]
     hosts = {host.host: host for host in view.hosts}
-    for name, facts in for_each(
-        hosts, lambda name: _facts(hosts[name], wanted.get(name, []), prepared), prepared.fleet.forks
-    ):
-        if isinstance(facts, UnreachableError):
-            lost.append(Unreachable(host=name, reason=facts.reason, remedy=facts.remedy))
-        elif isinstance(facts, AgentError):
-            lost.append(Unreachable(host=name, reason=f"the agent failed: {facts}"))
-        elif isinstance(facts, Exception):
-            raise facts
-        else:
-            host = hosts[name]
-            took = (time.time() - before) / 2
-            offset = host.now - now
-            found += host_checks(
-                Patient(
-                    host=host,
-                    facts=facts,
-                    wanted=tuple(wanted.get(name, [])),
-                    phases=phases,
-                    why=why,
-                    offset=offset if abs(offset) > took else 0.0,
-                )
-            )
-    return found, tuple(sorted(lost))
+    servers = {name: tuple(server for server in wanted if server.id.host == name) for name in hosts}
+    seen, lost = reached(
+        for_each(hosts, lambda name: _looked_at(name, servers[name], prepared), prepared.fleet.forks),
+        before=view.unreachable,
+    )
+    found: list[Check] = []
+    for name, (facts, clock) in seen.items():
+        patient = Patient(
+            host=hosts[name],
+            facts=facts,
+            known=prepared.known,
+            wanted=servers[name],
+            phases=phases,
+            why=why,
+            clock=clock,
+        )
+        found += host_checks(patient)
+    return found, lost
 
 
-def _facts(host: HostView, wanted: list[DesiredServer], prepared: Prepared) -> HostFacts:
-    models = [
-        {
-            "slug": server.id.slug,
-            "model": server.model,
-            "env": server.cache_variables,
-        }
-        for server in wanted
-    ]
-    environments = [{name: str(each.value) for name, each in server.env.items()} for server in wanted]
+def _looked_at(host: str, wanted: Sequence[DesiredServer], prepared: Prepared) -> tuple[HostFacts, Clock | None]:
+    """What is on one host, and its clock beside ours."""
+    models = [{"slug": server.id.slug, "model": server.model, "env": server.cache_variables} for server in wanted]
+    environments = [{name: str(each.value) for name, each in server.env.items()} for server in wanted] or [{}]
     endpoints = sorted({endpoint_of(environ) for environ in environments if not offline(environ)})
     payload: dict[str, object] = {"do": "checkup", "models": models, "endpoints": endpoints}
-    return host_facts(prepared.fleet.request(host.host, payload, timeout=CHECKUP_TIMEOUT_S))
+    sent = time.time()
+    answer = prepared.fleet.request(host, payload, timeout=CHECKUP_TIMEOUT_S)
+    heard = time.time()
+    facts = host_facts(answer)
+    return facts, Clock.measured(sent, heard, facts.times) if facts.times else None

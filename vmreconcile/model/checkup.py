@@ -29,10 +29,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """Space where `path` is or would be made, in bytes; `device` tells file systems apart."""
+    """Space where `path` is or would be made, in bytes."""
 
     path: str
-    device: int = 0
     total: int = 0
     free: int = 0
     inodes_free: int | None = None
@@ -52,7 +51,7 @@ class Cache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """A file that a killed vLLM left behind."""
+    """A file that a killed vLLM left behind; `age` in seconds."""
 
     path: str
     size: int
@@ -61,7 +60,7 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """Whether the host reaches an endpoint of the Hub; `problem` "" where it does."""
+    """Whether the host reaches an endpoint of the Hub, and how long that took; `problem` "" where it does."""
 
     endpoint: str
     problem: str = ""
@@ -69,13 +68,58 @@ class Reached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A limit of a process, -1 for none: the one that holds, and how far the process may raise it."""
+
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a process hands on to those that it starts; None where it was not told."""
+
+    open_files: Limit | None = None
+    processes: Limit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """When the host had the request and when it answered, in seconds since the epoch by its own clock."""
+
+    received: float
+    answered: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """A host's clock minus the controller's, in seconds, and how far off that may be."""
+
+    offset: float
+    tolerance: float
+
+    @classmethod
+    def measured(cls, sent: float, heard: float, times: Times) -> Clock:
+        """As NTP measures (RFC 5905, section 8): the way there and back counts, what the host does meanwhile does not.
+
+        `sent` and `heard` are by the controller's clock.
+        """
+        offset = ((times.received - sent) + (times.answered - heard)) / 2
+        return cls(offset=offset, tolerance=max(0.0, (heard - sent) - (times.answered - times.received)) / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """What `checkup` found on a host. `limits` maps a name to (soft, hard), -1 for none."""
+    """What `checkup` found on a host."""
 
     caches: tuple[Cache, ...] = ()
     disks: tuple[Disk, ...] = ()
-    limits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    login: Limits = field(default_factory=Limits)
+    """Limits of the agent, which runtime process hands on."""
+    systemd: Limits | None = None
+    """Limits of the systemd that our units belong to; None where it cannot be seen."""
     leftovers: tuple[Leftover, ...] = ()
     token_files: tuple[tuple[str, str, int], ...] = ()
     """(variable, path, line) of tokens in files of logins."""
     hubs: tuple[Reached, ...] = ()
+    times: Times | None = None

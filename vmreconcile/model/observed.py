@@ -238,6 +238,9 @@ class HostView:
     """By slug, what the config.json of its model names, where a tuning rule asks for it and the file is there."""
     gpus: tuple[Gpu, ...] = ()
     gpu_problem: str | None = None
+    gpu_driver: str | None = None
+    gpu_cuda: str | None = None
+    """The newest CUDA that the driver knows."""
 
     def server(self, slug: str) -> ObservedServer:
         """What is there under `slug`; an empty `ObservedServer` where nothing is."""

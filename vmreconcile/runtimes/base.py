@@ -14,6 +14,8 @@ class Runtime(Protocol):
     """One way to keep a server running on a host."""
 
     name: str
+    open_files: int | None
+    """Open files that it asks for on behalf of its servers; None: they get what started them has."""
 
     def problem(self, host: HostView) -> str:
         """Why this runtime cannot be used on `host`; '' where it can."""

@@ -16,6 +16,7 @@ class ProcessRuntime:
     """Servers as plain processes, for hosts without systemd."""
 
     name = "process"
+    open_files: int | None = None
 
     def problem(self, host: HostView) -> str:
         """Needs nothing but a POSIX host."""

@@ -28,6 +28,8 @@ MINIMUM_VERSION = 240
 STOP_TIMEOUT_S = 60
 """A SIGTERM is not bounded by vLLM itself: requests in flight hold the exit. After this systemd kills the group."""
 
+OPEN_FILES = 1 << 20
+"""More than any vLLM needs, and the kernel's own default for how many there may be (fs.nr_open)."""
 
 LONGEST_LINE = 1 << 20
 """Bytes of a line in a unit (LONG_LINE_MAX)."""
@@ -47,6 +49,7 @@ class SystemdRuntime:
     """Servers as systemd units."""
 
     name = "systemd"
+    open_files: int | None = OPEN_FILES
 
     def problem(self, host: HostView) -> str:
         """Say why systemd cannot be used here, '' where it can."""
@@ -187,7 +190,7 @@ RestartSec=5
 RestartPreventExitStatus=2
 KillMode=control-group
 TimeoutStopSec={STOP_TIMEOUT_S}
-LimitNOFILE=1048576
+LimitNOFILE={OPEN_FILES}
 LimitCORE=1
 
 [Install]
