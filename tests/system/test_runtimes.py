@@ -200,3 +200,19 @@ def test_another_state_folder(cli: Cli, hosts: list[Host], simulated_vllm: str) 
     assert not roots(gpu1)
     assert gpu1.exec(["find", folder]).stdout.split("\n") == [folder, ""]
     assert gpu2.exec(["find", home]).stdout.split("\n") == [home, ""]
+
+
+def test_doctor_foretells_the_limits_of_each_runtime(cli: Cli, hosts: list[Host], simulated_vllm: str) -> None:
+    """Before a server runs, the open files that it will have: in the system's units, in a user's, as a process."""
+    plain, process = {"ansible_user": "plain"}, {"vllm_runtime": "process"}
+    cli.inventory({"vllm_executable": simulated_vllm}, {"gpu2": plain, "gpu3": process})
+    cli.model("tiny", model())
+    said = cli("doctor", "--json")
+    told = {check["host"]: check["summary"] for check in said.json["checks"] if check["check"] == "open_files"}
+    assert told["gpu1"].startswith("systemd: ")
+    assert told["gpu2"].startswith("systemd: ")
+    assert told["gpu3"].startswith("process: ")
+    assert cli("apply", "--json").returncode == 0
+    for host in hosts:
+        (row,) = [line for line in host.read(f"/proc/{root(host).pid}/limits").splitlines() if "open files" in line]
+        assert row.split()[4] in told[host.name].split(), (row, told[host.name])
