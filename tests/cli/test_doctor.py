@@ -38,6 +38,10 @@ SOUND: dict[str, Any] = {
 OTHER = TOKEN.replace("0000", "9999")
 TOO_OLD = "vmreconcile: Python 3.6.15 is too old: /usr/bin/python3"
 NO_KV = ("ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.",)
+UNKNOWN = (
+    "(EngineCore pid=7) ERROR 01-31 12:00:00 [core.py:1] KeyError: 'frobnicate'",
+    "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+)
 
 
 def checks(said: Said) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -173,7 +177,7 @@ def test_what_is_wrong_with_servers_is_told(sound: Desk) -> None:
     (server,) = found["gpu2", "server"]
     assert "not enough memory for the KV cache (no_kv_memory)" in server["summary"]
     assert "gpu_memory_utilization is 0.5, models.d/qwen.yaml:7" in server["remedy"]
-    assert "on gpu2" in server["remedy"]
+    assert "qwen@gpu2 on host gpu2" in server["remedy"]
 
 
 def test_status_and_logs_say_the_same(sound: Desk) -> None:
@@ -320,6 +324,16 @@ def test_what_a_host_is_made_of(sound: Desk) -> None:
     assert "vllm_state_dir" in found["gpu1", "folders"][0]["remedy"]
     assert "vllm_executable" in found["gpu1", "vllm"][0]["remedy"]
     assert found["gpu2", "folders"][0]["status"] == "ok"
+
+
+def test_an_unknown_cause_is_told_alike(sound: Desk) -> None:
+    """status, logs and doctor show the error above vLLM's generic words, as apply did."""
+    sound.hosts["gpu2"].kernel.behaviours["qwen"] = Behaviour(exit_code=1, log=UNKNOWN)
+    failed = sound("restart", "qwen@gpu2")
+    said = [failed.out, sound("status").out, sound("logs", "qwen@gpu2").err, sound("doctor", "qwen@gpu2").out]
+    for text in said:
+        assert "KeyError: 'frobnicate'" in text
+        assert "Engine core initialization failed" not in text
 
 
 def test_names_narrow_it(sound: Desk) -> None:

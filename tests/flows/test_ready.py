@@ -7,7 +7,7 @@ import pytest
 from tests.lab.applying import apply, run_of, statuses
 from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import World, only, wanted, world
-from vmreconcile.flows.ready import log_lines
+from vmreconcile.flows.explaining import latest_start_of
 from vmreconcile.model.desired import Health
 from vmreconcile.model.outcome import Failure, Outcome
 from vmreconcile.model.plan import Action, Reason
@@ -17,6 +17,17 @@ NO_KV = (
     "(EngineCore pid=7) ERROR 01-31 12:00:00 [core.py:1] ValueError: No available memory for the cache blocks.",
     "RuntimeError: Engine core initialization failed. See root cause above.",
 )
+
+UNKNOWN = (
+    "(APIServer pid=4) INFO 01-31 12:00:00 [utils.py:1] non-default args: {'model': 'org/model'}",
+    "(EngineCore pid=7) ERROR 01-31 12:00:00 [core.py:1] EngineCore failed to start.",
+    "(EngineCore pid=7) ERROR 01-31 12:00:00 [core.py:1] Traceback (most recent call last):",
+    "(EngineCore pid=7) ERROR 01-31 12:00:00 [core.py:1] KeyError: 'frobnicate'",
+    "Traceback (most recent call last):",
+    "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    "",
+)
+"""A failure that no signature knows, as vLLM 0.32 prints one."""
 
 
 def failing(behaviour: Behaviour, *, timeout: float = 60.0, completion: bool = True, **options: object) -> World:
@@ -50,7 +61,15 @@ def test_a_start_that_dies_without_a_known_cause_shows_its_last_line(systemd: in
     """The last words, and where to read more."""
     found = failure(apply(failing(Behaviour(exit_code=1, log=("first", "Segmentation fault", "")), systemd=systemd)))
     assert (found.kind, found.evidence) == ("died", "Segmentation fault")
-    assert found.remedy == "vmreconcile logs m@h1"
+    assert found.remedy.startswith("vmreconcile logs m@h1 ")
+
+
+@BOTH
+def test_the_error_above_the_generic_words_is_the_evidence(systemd: int | None) -> None:
+    """Its own last words say nothing: the root's exception stands above them, whatever comes after."""
+    found = failure(apply(failing(Behaviour(exit_code=1, log=UNKNOWN), systemd=systemd)))
+    assert (found.kind, found.evidence) == ("died", "KeyError: 'frobnicate'")
+    assert "m@h1 on host h1" in found.remedy
 
 
 def test_a_unit_that_dies_is_not_started_for_ever() -> None:
@@ -100,7 +119,16 @@ def test_a_server_that_is_late_is_told_as_it_was_seen_last(behaviour: Behaviour,
     """The remedy names the setting that gives it more time."""
     found = failure(apply(failing(behaviour, timeout=0.02)))
     assert found.summary == f"m@h1 was not ready within 0.02 s: {words}"
-    assert "health.startup_timeout" in found.remedy
+    assert "health.startup_timeout is not set in models.d/m.yaml; m@h1 on host h1" in found.remedy
+
+
+def test_a_late_server_is_told_with_the_place_of_what_its_log_shows() -> None:
+    """Still there, but its engine is gone: the cause, and the line that sets it."""
+    there = world(wanted(args={"gpu_memory_utilization": 0.2}, health=Health(startup_timeout=0.02)))
+    there.hosts["h1"].kernel.behaviours["m"] = Behaviour(ready_after=1e9, log=NO_KV)
+    found = failure(apply(there))
+    assert found.kind == "no_kv_memory"
+    assert "args.gpu_memory_utilization is 0.2, models.d/m.yaml:9" in found.remedy
 
 
 @BOTH
@@ -185,7 +213,7 @@ def test_a_stop_that_swallows_the_first_term_still_ends() -> None:
 def test_a_log_that_cannot_be_read_is_empty() -> None:
     """Evidence is an extra: its absence breaks no report."""
     there = world(wanted())
-    assert log_lines(there.desired.servers[0].id, run_of(there)) == []
+    assert latest_start_of(there.desired.servers[0].id, run_of(there).fleet) == []
 
 
 def test_an_unhealthy_server_is_restarted_and_proven() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vmreconcile.vllm.signatures import Measured, explain, measured, signatures
+from vmreconcile.vllm.signatures import Measured, cause, explain, gave_up, measured, signatures
 
 LOGS = Path(__file__).parent / "logs"
 FAILED = sorted(path.stem for path in LOGS.glob("*.log") if not path.stem.startswith("ready"))
@@ -26,7 +26,7 @@ def test_each_log_is_explained(name: str) -> None:
     assert found is not None
     assert found.kind == name.partition("-")[0]
     assert found.evidence.rpartition(": ")[2].rstrip("…")[:60] in lines[found.line - 1]
-    assert "{" not in found.summary + found.remedy
+    assert "{" not in found.summary + found.remedy.replace("{server}", "").replace("{host}", "")
     assert "?" not in found.summary
     assert "Engine core initialization failed" not in found.evidence
     assert explain(lines) == found
@@ -72,6 +72,72 @@ def test_the_generic_last_line_is_no_cause() -> None:
     assert explain(log("ready-cpu")) is None
 
 
+KEY_ERROR = "(EngineCore pid=7) ERROR 01-31 12:00:00 [core.py:1] KeyError: 'frobnicate'"
+
+
+@pytest.mark.parametrize(
+    ("lines", "evidence"),
+    [
+        ([KEY_ERROR, "Process EngineCore:", LAST_WORDS], "KeyError: 'frobnicate'"),
+        ([KEY_ERROR, LAST_WORDS, "ConnectionResetError: [Errno 104] while shutting down"], "KeyError: 'frobnicate'"),
+        (
+            [
+                "(Worker pid=9) ERROR 01-31 12:00:00 [multiproc_executor.py:9] WorkerProc failed to start.",
+                "(Worker pid=9) ERROR 01-31 12:00:00 [multiproc_executor.py:9] [rank0]: acme.OddError: no",
+                "(EngineCore pid=7) ERROR 01-31 12:00:00 [core.py:1] Exception: WorkerProc initialization failed. See",
+                LAST_WORDS,
+            ],
+            "[rank0]: acme.OddError: no",
+        ),
+        (["Traceback (most recent call last):", "ImportError: libcudart.so.12: cannot open", ""], "ImportError: "),
+        ([*log("ready-cpu"), KEY_ERROR, "AsyncLLM: EngineDeadError", "a.EngineDeadError: x", ""], "KeyError: "),
+    ],
+)
+def test_an_unknown_cause_is_the_error_above_the_generic_words(lines: list[str], evidence: str) -> None:
+    """The root's exception, not what follows from it, nor what vLLM says of any end."""
+    found = cause(lines)
+    assert found is not None
+    assert found.kind == "died"
+    assert found.evidence.startswith(evidence)
+    assert cause(lines, ended=True) == found
+    assert gave_up(lines)
+
+
+def test_what_goes_on_is_not_called_dead() -> None:
+    """A logged error of a request or a retry ends nothing, nor does a person who stops a server."""
+    for name in ("ready-cpu", "ready-gpu"):
+        lines = [*log(name), KEY_ERROR, "  Value error, of a request [type=value_error]"]
+        assert cause(lines) is None
+        assert not gave_up(lines)
+    assert cause([KEY_ERROR, "and on it goes"]) is None
+    assert cause(["Traceback (most recent call last):", "KeyboardInterrupt: terminated"]) is None
+
+
+def test_only_what_says_something_is_the_last_line() -> None:
+    """Where nothing else is known of an end: the last line that is neither empty nor generic; there may be none."""
+    found = cause(["Segmentation fault", LAST_WORDS, ""], ended=True)
+    assert found is not None
+    assert found.evidence == "Segmentation fault"
+    assert cause([LAST_WORDS, ""], ended=True) is None
+    assert cause(["Segmentation fault"]) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("401 Client Error: Unauthorized for url: https://huggingface.co/a/b/resolve/main/config.json", "bad_token"),
+        ("httpx2.HTTPStatusError: Client error '401 Unauthorized' for url 'https://huggingface.co/a/b'", "bad_token"),
+        ("403 Client Error: Forbidden for url: https://huggingface.co/a/b/resolve/main/config.json", "gated"),
+        ("httpx2.HTTPStatusError: Client error '403 Forbidden' for url 'https://huggingface.co/a/b'", "gated"),
+    ],
+)
+def test_the_hubs_refusal_alone_is_told(line: str, kind: str) -> None:
+    """The guide's symptom with no further word, though transformers calls it a lack of connection."""
+    found = explain([line, "OSError: We couldn't connect to 'https://huggingface.co' to load the files, and"])
+    assert found is not None
+    assert found.kind == kind
+
+
 def test_the_earliest_cause_wins() -> None:
     """Consequences come later in the log; weak signatures give way wherever they stand."""
     lines = ["PermissionError: [Errno 13] Permission denied: '/x'", *log("no_kv_memory"), *log("port_in_use")[-2:]]
@@ -88,6 +154,7 @@ def test_the_latest_start_wins() -> None:
     assert found.line > len(log("out_of_memory"))
     assert explain(log("ready-gpu") + log("unknown_argument"), 2).kind == "unknown_argument"
     assert explain(log("out_of_memory") + log("unknown_argument"), 2).kind == "unknown_argument"
+    assert explain(log("ready-gpu") + log("unknown_argument")).kind == "unknown_argument"
 
 
 def test_tokens_are_taken_out_of_the_evidence() -> None:

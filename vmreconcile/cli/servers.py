@@ -21,7 +21,7 @@ from vmreconcile.flows.reconcile import observe_and_plan
 from vmreconcile.flows.show import show_server
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.tokens import Need
-from vmreconcile.vllm.signatures import explain, measured
+from vmreconcile.vllm.signatures import cause, gave_up
 
 if TYPE_CHECKING:
     import argparse
@@ -94,10 +94,10 @@ def logs(arguments: argparse.Namespace) -> int:
 
 def _explain(server: ServerId, lines: list[str], inputs: Inputs) -> None:
     """Say beside the log what it shows, where the latest start in it did not get ready."""
-    found = None if measured(lines).ready else explain(lines)
+    found = cause(lines) if gave_up(lines) else None
     if found is not None:
         wanted = next((each for each in inputs.desired.servers if each.id == server), None)
-        note("\n".join(explained_lines({server: located(found, wanted)})))
+        note("\n".join(explained_lines({server: located(found, server, wanted)})))
 
 
 def _print_line(line: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from vmreconcile.core.explaining import located
+from vmreconcile.effects.fleet import Fleet
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
@@ -15,7 +16,7 @@ from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, ObservedServer, Phase
 from vmreconcile.model.plan import Plan
-from vmreconcile.vllm.signatures import Explanation, explain
+from vmreconcile.vllm.signatures import Explanation, cause, gave_up
 
 LOG_LINES = 600
 LOG_TIMEOUT_S = 30.0
@@ -24,7 +25,7 @@ DOWN = frozenset({Phase.STOPPED, Phase.CRASHED, Phase.UNHEALTHY})
 
 
 def explanations(prepared: Prepared, view: FleetView, plan: Plan) -> Mapping[ServerId, Explanation]:
-    """The cause, for each server that is wanted running, does not, and whose log shows one that is known."""
+    """The cause, for each server that is wanted running, does not, and whose log shows one."""
     wanted = {server.id: server for server in prepared.inputs.desired.servers}
     asked: dict[str, list[ObservedServer]] = {}
     for change in plan.changes:
@@ -37,19 +38,31 @@ def explanations(prepared: Prepared, view: FleetView, plan: Plan) -> Mapping[Ser
             continue  # what cannot be read explains nothing; the host itself is reported elsewhere
         for slug, explanation in result.items():
             server_id = ServerId.from_slug(slug, host_name)
-            found[server_id] = located(explanation, wanted[server_id])
+            found[server_id] = located(explanation, server_id, wanted[server_id])
     return found
+
+
+def explanation_of_log(server: ServerId, prepared: Prepared) -> Explanation | None:
+    """The cause that the whole latest start in a server's log shows, where it did not get ready or is dead since."""
+    lines = latest_start_of(server, prepared.fleet)
+    found = cause(lines) if gave_up(lines) else None
+    wanted = next((each for each in prepared.inputs.desired.servers if each.id == server), None)
+    return None if found is None else located(found, server, wanted)
+
+
+def latest_start_of(server: ServerId, fleet: Fleet) -> list[str]:
+    """The server's log since its latest start, oldest first; empty where it cannot be read."""
+    lines: list[str] = []
+    with suppress(AgentError, UnreachableError):
+        read_log(server, Part(lines=LOG_LINES, latest=True), fleet, lines.append, timeout=LOG_TIMEOUT_S)
+    return lines
 
 
 def _of_host(host: str, servers: list[ObservedServer], prepared: Prepared) -> dict[str, Explanation]:
     found = {}
     for server in servers:
-        lines: list[str] = []
-        part = Part(lines=LOG_LINES, latest=True)
-        with suppress(AgentError, UnreachableError):
-            where = ServerId.from_slug(server.slug, host)
-            read_log(where, part, prepared.fleet, lines.append, timeout=LOG_TIMEOUT_S)
-        explanation = explain(lines, server.unit.exit_code if server.unit else None)
+        lines = latest_start_of(ServerId.from_slug(server.slug, host), prepared.fleet)
+        explanation = cause(lines, server.unit.exit_code if server.unit else None)
         if explanation is not None:
             found[server.slug] = explanation
     return found

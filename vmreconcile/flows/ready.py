@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import assert_never
 
 from vmreconcile.core.actions import Decision, exists
@@ -13,7 +12,7 @@ from vmreconcile.core.phases import runtime_of
 from vmreconcile.core.planning import decision_of, subject_of
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
-from vmreconcile.flows.logs import Part, read_log
+from vmreconcile.flows.explaining import latest_start_of
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
@@ -21,13 +20,11 @@ from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.outcome import Failure
 from vmreconcile.model.plan import Action, Change, Gate
 from vmreconcile.model.values import JsonValue
-from vmreconcile.vllm.signatures import explain
+from vmreconcile.vllm.signatures import UNKNOWN, Explanation, cause, explain, gave_up
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 2.0
 GATE_TIMEOUT_S = 60.0
-LOG_TIMEOUT_S = 30.0
-LOG_LINES = 600
 
 
 class NotReady(VmreconcileError):  # noqa: N818 - an outcome, reported as one
@@ -194,16 +191,21 @@ def _in_sync(wanted: DesiredServer, run: Run) -> None:
 def _failure(change: Change, died: str, observed: ObservedServer, run: Run) -> Failure:
     """Why a start ended, from its own log."""
     server = change.server
-    lines = log_lines(server, run)
-    found = explain(lines, observed.unit.exit_code if observed.unit else None)
-    if found is None:
-        evidence = next((line for line in reversed(lines) if line.strip()), "")
+    found = cause(latest_start_of(server, run.fleet), observed.unit.exit_code if observed.unit else None, ended=True)
+    if found is None or found.kind == UNKNOWN:
         summary = f"{server} ended while starting ({died}); its log shows no known cause"
-        return Failure(kind="died", summary=summary, evidence=evidence, remedy=f"vmreconcile logs {server}")
-    found = located(found, run.desired.get(server))
+    else:
+        summary = f"{server} did not start: {found.summary}"
+    return _told(found, "died", summary, run, server)
+
+
+def _told(found: Explanation | None, kind: str, summary: str, run: Run, server: ServerId) -> Failure:
+    if found is None:
+        return Failure(kind=kind, summary=summary, remedy=f"vmreconcile logs {server}")
+    found = located(found, server, run.desired.get(server))
     return Failure(
         kind=found.kind,
-        summary=f"{server} did not start: {found.summary}",
+        summary=summary,
         evidence=found.evidence,
         remedy=f"{found.remedy} (vmreconcile logs {server})",
     )
@@ -226,19 +228,22 @@ def _leave_stopped(change: Change, host: HostView, observed: ObservedServer, fai
 
 
 def _too_late(change: Change, gate: Gate, problem: str, run: Run) -> Failure:
-    found = explain(log_lines(change.server, run), None)
+    server = change.server
+    lines = latest_start_of(server, run.fleet)
+    found = explain(lines) if gave_up(lines) else None
+    if found is None:
+        found = Explanation(
+            kind="startup_timeout",
+            summary="",
+            evidence="",
+            line=0,
+            remedy="raise health.startup_timeout if it only needs longer",
+            settings=("health.startup_timeout",),
+        )
+    found = located(found, server, run.desired.get(server))
     return Failure(
-        kind=found.kind if found else "startup_timeout",
-        summary=f"{change.server} was not ready within {gate.timeout:g} s: {problem}",
-        evidence=found.evidence if found else "",
-        remedy=(found.remedy if found else "raise health.startup_timeout if it only needs longer")
-        + f" (it was left as it is; vmreconcile logs {change.server})",
+        kind=found.kind,
+        summary=f"{server} was not ready within {gate.timeout:g} s: {problem}",
+        evidence=found.evidence,
+        remedy=f"{found.remedy} (it was left as it is; vmreconcile logs {server})",
     )
-
-
-def log_lines(server: ServerId, run: Run) -> list[str]:
-    """The server's log since its latest start, oldest first; empty where it cannot be read."""
-    lines: list[str] = []
-    with suppress(AgentError):
-        read_log(server, Part(lines=LOG_LINES, latest=True), run.fleet, lines.append, timeout=LOG_TIMEOUT_S)
-    return lines

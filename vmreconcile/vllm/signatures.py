@@ -12,28 +12,26 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from vmreconcile.model.showing import masked
+from vmreconcile.vllm.log import ERROR, READY, after_ready, bare, is_logged, latest_start
 
-PREFIX = re.compile(r"^(?:\([^()]* pid=\d+\)\s?)?(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s?)?")
-"""What vLLM puts before a line: '(EngineCore pid=7) ERROR 01-31 12:00:00 [core.py:1] '."""
-
-BEGIN = re.compile(r"non-default args: |vLLM API server version ")
-"""A line that each start prints, and early; a log may hold several starts."""
-
-READY = "Application startup complete."
 LOADING = re.compile(r"Model loading took ([\d.]+) GiB(?: memory)? and ([\d.]+) seconds")
 KV_MEMORY = re.compile(r"Available KV cache memory: (-?[\d.]+) GiB")
 KV_TOKENS = re.compile(r"(?:GPU|CPU) KV cache size: ([\d,]+) tokens")
 GRAPHS = re.compile(r"Graph capturing finished in ([\d.]+) secs, took (-?[\d.]+) GiB")
 LONGEST = 400
+UNKNOWN = "died"
+"""The class of an end that no signature knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """Why a start failed: a class for scripts, a summary, the log line that shows it (from 1), and the way out.
 
-    `evidence` is that line without vLLM's prefix, shortened, with anything like a Hub token taken out.
+    `evidence` is that line without vLLM's prefix, shortened, with anything like a Hub token taken out. `remedy` may
+    name `{server}` and `{host}`, for whoever knows them; `settings` are those that it is about (see `Signature`).
     """
 
     kind: str
@@ -41,14 +39,17 @@ class Explanation:
     evidence: str
     line: int
     remedy: str
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """One class of failure: how it shows, with which exit codes, and what to say about it.
 
-    `weak` ones are often only a consequence of, or a part of, something better known; `before` is how many lines
-    ahead of the matching one belong to the evidence.
+    The lowest `rank` counts: higher ones are often only a consequence of, or a part of, something better known.
+    `before` is how many lines ahead of the matching one belong to the evidence. `settings` name what a person would
+    change: `args.NAME`, `env.NAME`, a key of a model's file, a variable of the host (`vllm_executable`), or `args.*`:
+    the arguments that the evidence names.
     """
 
     kind: str
@@ -56,8 +57,9 @@ class Signature:
     summary: str
     remedy: str
     exit_codes: frozenset[int]
-    weak: bool
+    rank: int
     before: int
+    settings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +79,23 @@ class Measured:
 
 
 def explain(lines: Sequence[str], exit_code: int | None = None) -> Explanation | None:
-    """Find the root cause in a log, oldest line first.
+    """Find a known root cause in a log, oldest line first.
 
-    The latest start counts, in it the earliest cause, weak signatures only where there is no other. Where the exit
-    code is known, signatures that end with just this code come first.
+    The latest start counts, in it the earliest cause of the lowest rank; once it was ready, only what came later, and
+    no signature of a higher rank, for requests leave such lines too. Where the exit code is known, signatures that
+    end with just this code come first.
     """
-    start = _latest_start(lines)
-    found = list(_matches(lines, start)) or list(_matches(lines, 0))
+    start = latest_start(lines)
+    ready = after_ready(lines, start)
+    if ready is not None:
+        found = [match for match in _matches(lines, ready) if not match[1].rank]
+    else:
+        found = list(_matches(lines, start)) or list(_matches(lines, 0))
     if exit_code == 2:  # arguments are refused before the line that begins a start
         found = [match for match in _matches(lines, 0) if 2 in match[1].exit_codes][-1:] or found
     if not found:
         return None
-    number, signature, match = min(found, key=lambda one: (one[1].weak, one[0]))
+    number, signature, match = min(found, key=lambda one: (one[1].rank, one[0]))
     said = _Said(match.groupdict())
     return Explanation(
         kind=signature.kind,
@@ -96,12 +103,68 @@ def explain(lines: Sequence[str], exit_code: int | None = None) -> Explanation |
         evidence=_evidence(lines[max(number - signature.before, 0) : number + 1]),
         line=number + 1,
         remedy=signature.remedy.format_map(said),
+        settings=signature.settings,
     )
+
+
+def cause(lines: Sequence[str], exit_code: int | None = None, *, ended: bool = False) -> Explanation | None:
+    """The known cause, else `died` with the error that stands in the log.
+
+    Where the server is known to have `ended`, the last line that says something is better than nothing.
+    """
+    found = explain(lines, exit_code)
+    if found is not None:
+        return found
+    number = _root_error(lines)
+    if number is None and ended:
+        number = next((at for at in range(len(lines) - 1, -1, -1) if _tells(lines[at])), None)
+    if number is None:
+        return None
+    return Explanation(
+        kind=UNKNOWN,
+        summary="it ended, and its log shows no known cause",
+        evidence=_evidence(lines[number : number + 1]),
+        line=number + 1,
+        remedy="vmreconcile logs {server} shows what led to it",
+    )
+
+
+def gave_up(lines: Sequence[str]) -> bool:
+    """Whether the latest start in a log did not get ready, or its engine is dead since."""
+    ready = after_ready(lines, latest_start(lines))
+    return ready is None or any(_is_generic(bare(line)) for line in lines[ready:])
+
+
+def _root_error(lines: Sequence[str]) -> int | None:
+    """The index of the exception that ended the latest start, None where nothing ended it.
+
+    vLLM's processes hand on their end with generic words: the last exception before them is the root's. Without such
+    words it is the last exception that no logger printed, for Python prints that one as it ends.
+    """
+    start = latest_start(lines)
+    start = after_ready(lines, start) or start
+    errors = [number for number in range(start, len(lines)) if ERROR.match(bare(lines[number]))]
+    own = [number for number in errors if not _is_generic(bare(lines[number]))]
+    generic = next((number for number in errors if number not in own), None)
+    if generic is None:
+        return next((number for number in reversed(own) if not is_logged(lines[number])), None)
+    return next((number for number in reversed(own) if number < generic), own[0] if own else None)
+
+
+def _tells(line: str) -> bool:
+    """Whether a line may be shown as the last one that says something."""
+    text = bare(line).strip()
+    return bool(text) and not _is_generic(text)
+
+
+def _is_generic(text: str) -> bool:
+    """Whether vLLM only says that something ended."""
+    return any(pattern.search(text) for pattern in generic_lines())
 
 
 def measured(lines: Sequence[str]) -> Measured:
     """Read back what the latest start in a log measured."""
-    text = [PREFIX.sub("", line) for line in lines[_latest_start(lines) :]]
+    text = [bare(line) for line in lines[latest_start(lines) :]]
     loading = list(_found(LOADING, text))
     memory = list(_found(KV_MEMORY, text))
     tokens = list(_found(KV_TOKENS, text))
@@ -120,7 +183,6 @@ def measured(lines: Sequence[str]) -> Measured:
 @functools.cache
 def signatures() -> tuple[Signature, ...]:
     """Every known signature."""
-    text = (resources.files("vmreconcile.vllm") / "signatures.json").read_text(encoding="utf-8")
     return tuple(
         Signature(
             kind=row["kind"],
@@ -128,22 +190,32 @@ def signatures() -> tuple[Signature, ...]:
             summary=row["summary"],
             remedy=row["remedy"],
             exit_codes=frozenset(row.get("exit_codes", [1])),
-            weak=row.get("weak", False),
+            rank=row.get("rank", 0),
             before=row.get("before", 0),
+            settings=tuple(row.get("settings", ())),
         )
-        for row in json.loads(text)
+        for row in _data()["signatures"]
     )
 
 
-def _latest_start(lines: Sequence[str]) -> int:
-    """The index of the line that begins the latest start; 0 where none does."""
-    return next((number for number in range(len(lines) - 1, -1, -1) if BEGIN.search(lines[number])), 0)
+@functools.cache
+def generic_lines() -> tuple[re.Pattern[str], ...]:
+    """What vLLM says of any end; never given as the cause."""
+    return tuple(re.compile(pattern) for pattern in _data()["generic"])
+
+
+@functools.cache
+def _data() -> dict[str, Any]:
+    """Read the catalogue, which is our own file."""
+    text = (resources.files("vmreconcile.vllm") / "signatures.json").read_text(encoding="utf-8")
+    data: dict[str, Any] = json.loads(text)
+    return data
 
 
 def _matches(lines: Sequence[str], start: int) -> Iterator[tuple[int, Signature, re.Match[str]]]:
     """Every line from `start` that a signature knows."""
     for number in range(start, len(lines)):
-        line = PREFIX.sub("", lines[number])
+        line = bare(lines[number])
         for signature in signatures():
             for pattern in signature.patterns:
                 match = pattern.search(line)
@@ -159,7 +231,7 @@ def _found(pattern: re.Pattern[str], lines: Sequence[str]) -> Iterator[re.Match[
 
 def _evidence(lines: Sequence[str]) -> str:
     """Log lines as they may be shown."""
-    text = masked(": ".join(PREFIX.sub("", line).strip() for line in lines))
+    text = masked(": ".join(bare(line).strip() for line in lines))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
@@ -168,7 +240,8 @@ class _Said(dict[str, str | None]):
 
     def __init__(self, groups: Mapping[str, str | None]) -> None:
         """Keep what was said."""
-        super().__init__({name: value or "?" for name, value in groups.items()})
+        places = {"server": "{server}", "host": "{host}"}  # filled in by whoever knows them
+        super().__init__({**places, **{name: value or "?" for name, value in groups.items()}})
 
     def __missing__(self, name: str) -> str:
         """A name that another form of the signature has."""
