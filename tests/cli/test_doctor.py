@@ -336,6 +336,18 @@ def test_an_unknown_cause_is_told_alike(sound: Desk) -> None:
         assert "Engine core initialization failed" not in text
 
 
+def test_logs_explain_the_whole_latest_start(sound: Desk) -> None:
+    """However few lines are printed, the cause is looked for where status looks: since the latest start."""
+    noise = tuple(f"worker {number}: shutting down" for number in range(150))
+    sound.hosts["gpu2"].kernel.behaviours["qwen"] = Behaviour(exit_code=1, log=(*NO_KV, *noise))
+    sound("restart", "qwen@gpu2")
+    (mend,) = [line for line in sound("status").out.splitlines() if line.startswith("  mend  ")]
+    for lines in ("100", "1"):
+        logs = sound("logs", "qwen@gpu2", "-n", lines)
+        assert mend in logs.err
+        assert NO_KV[0] not in logs.out
+
+
 def test_names_narrow_it(sound: Desk) -> None:
     """A host, a server, a model; what is neither is wrong usage."""
     sound.opened.clear()

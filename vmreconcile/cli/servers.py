@@ -10,10 +10,9 @@ from vmreconcile.cli.codes import plan_code
 from vmreconcile.cli.output import inputs_of, note, print_json, reach_of, say_notes
 from vmreconcile.cli.render_status import explained_lines, show_text, status_text
 from vmreconcile.cli.terminal import printable, style_for
-from vmreconcile.core.explaining import located
 from vmreconcile.core.reports import status_json
 from vmreconcile.errors import UnreachableError, UsageError
-from vmreconcile.flows.explaining import explanations
+from vmreconcile.flows.explaining import explanation_of_log, explanations
 from vmreconcile.flows.inputs import Inputs
 from vmreconcile.flows.logs import follow_log
 from vmreconcile.flows.prepare import prepared
@@ -21,7 +20,6 @@ from vmreconcile.flows.reconcile import observe_and_plan
 from vmreconcile.flows.show import show_server
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.tokens import Need
-from vmreconcile.vllm.signatures import cause, gave_up
 
 if TYPE_CHECKING:
     import argparse
@@ -85,19 +83,12 @@ def logs(arguments: argparse.Namespace) -> int:
             follow_log(server, ready, lines=arguments.lines, follow=arguments.follow, tell=tell)
         except UnreachableError as error:
             raise UnreachableError(f"{server.host}: {error.reason}", remedy=error.remedy) from error
+        found = None if arguments.json or arguments.follow else explanation_of_log(server, ready)
     if arguments.json:
         print_json({"server": str(server), "lines": list(lines)})
-    elif not arguments.follow:
-        _explain(server, lines, inputs)
+    elif found is not None:
+        note("\n".join(explained_lines({server: found})))
     return 0
-
-
-def _explain(server: ServerId, lines: list[str], inputs: Inputs) -> None:
-    """Say beside the log what it shows, where the latest start in it did not get ready."""
-    found = cause(lines) if gave_up(lines) else None
-    if found is not None:
-        wanted = next((each for each in inputs.desired.servers if each.id == server), None)
-        note("\n".join(explained_lines({server: located(found, server, wanted)})))
 
 
 def _print_line(line: str) -> None:
