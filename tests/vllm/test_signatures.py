@@ -138,6 +138,15 @@ def test_the_hubs_refusal_alone_is_told(line: str, kind: str) -> None:
     assert found.kind == kind
 
 
+def test_a_token_that_lacks_a_permission_is_not_one_without_access() -> None:
+    """The Hub says what a fine-grained token lacks: the way out is at the token, not at the model's page."""
+    found = explain(log("gated-fine_grained"))
+    assert found is not None
+    assert "fine-grained token settings" in found.evidence
+    assert found.remedy.startswith("edit the token at the Hub")
+    assert "is expired" in explain(log("bad_token-expired")).evidence
+
+
 def test_the_earliest_cause_wins() -> None:
     """Consequences come later in the log; weak signatures give way wherever they stand."""
     lines = ["PermissionError: [Errno 13] Permission denied: '/x'", *log("no_kv_memory"), *log("port_in_use")[-2:]]
