@@ -12,6 +12,7 @@ import pytest
 from tests.lab.parsers import every_parser
 from vmreconcile.model.plan import Action, Reason
 from vmreconcile.model.steps import STEPS
+from vmreconcile.vllm.signatures import UNKNOWN, signatures
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -42,6 +43,13 @@ def test_every_step_has_its_row_in_the_wires_page() -> None:
     """docs/wire.md has a row for each step, and none for a step that does not exist."""
     text = (ROOT / "docs/wire.md").read_text()
     assert set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)) == set(STEPS)
+
+
+def test_every_class_of_failure_has_its_row() -> None:
+    """docs/troubleshooting.md has a row for each class that a log can show, and for an end that no class knows."""
+    text = (ROOT / "docs/troubleshooting.md").read_text()
+    rows = set(re.findall(r"^\| [^|]+ \| `(\w+)`[^|]*\| [^|]+ \|$", text, re.MULTILINE))
+    assert {signature.kind for signature in signatures()} | {UNKNOWN, "startup_timeout"} == rows
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
