@@ -348,6 +348,20 @@ def test_logs_explain_the_whole_latest_start(sound: Desk) -> None:
         assert NO_KV[0] not in logs.out
 
 
+def test_logs_know_how_a_server_ended(sound: Desk) -> None:
+    """As status does: exit status 2 means a refused argument, whatever an earlier start left in the log."""
+    behaviours = sound.hosts["gpu2"].kernel.behaviours
+    for behaviour in (
+        Behaviour(exit_code=1, log=NO_KV),
+        Behaviour(exit_code=2, log=("vllm serve: error: unrecognized arguments: --frob",)),
+    ):
+        behaviours["qwen"] = behaviour
+        sound("restart", "qwen@gpu2")
+    mend = [line for line in sound("status").out.splitlines() if line.startswith(("  log", "  mend"))]
+    assert "--frob" in mend[0]
+    assert sound("logs", "qwen@gpu2").err.splitlines()[1:] == mend
+
+
 def test_names_narrow_it(sound: Desk) -> None:
     """A host, a server, a model; what is neither is wrong usage."""
     sound.opened.clear()

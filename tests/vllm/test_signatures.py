@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vmreconcile.vllm.signatures import Measured, cause, explain, gave_up, measured, signatures
+from vmreconcile.vllm.signatures import Measured, cause, explain, measured, signatures
 
 LOGS = Path(__file__).parent / "logs"
 FAILED = sorted(path.stem for path in LOGS.glob("*.log") if not path.stem.startswith("ready"))
@@ -100,7 +100,6 @@ def test_an_unknown_cause_is_the_error_above_the_generic_words(lines: list[str],
     assert found.kind == "died"
     assert found.evidence.startswith(evidence)
     assert cause(lines, ended=True) == found
-    assert gave_up(lines)
 
 
 def test_what_goes_on_is_not_called_dead() -> None:
@@ -108,7 +107,8 @@ def test_what_goes_on_is_not_called_dead() -> None:
     for name in ("ready-cpu", "ready-gpu"):
         lines = [*log(name), KEY_ERROR, "  Value error, of a request [type=value_error]"]
         assert cause(lines) is None
-        assert not gave_up(lines)
+    served = '(APIServer pid=4) INFO:     127.0.0.1:4 - "POST /v1/completions HTTP/1.1" 400 Bad Request'
+    assert cause([served, "  Value error, of a request [type=value_error]"]) is None
     assert cause([KEY_ERROR, "and on it goes"]) is None
     assert cause(["Traceback (most recent call last):", "KeyboardInterrupt: terminated"]) is None
 

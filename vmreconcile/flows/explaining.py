@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from vmreconcile.core.explaining import located
+from vmreconcile.core.tuning import tuned
 from vmreconcile.effects.fleet import Fleet
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.logs import Part, read_log
 from vmreconcile.flows.prepare import Prepared
-from vmreconcile.model.desired import DesiredState
+from vmreconcile.model.desired import DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import FleetView, ObservedServer, Phase
+from vmreconcile.model.observed import FleetView, HostView, Phase
 from vmreconcile.model.plan import Plan
-from vmreconcile.vllm.signatures import Explanation, cause, gave_up
+from vmreconcile.vllm.catalogue import catalogue_for
+from vmreconcile.vllm.signatures import Explanation, cause
 
 LOG_LINES = 600
 LOG_TIMEOUT_S = 30.0
+HEALTHY = 200
 DOWN = frozenset({Phase.STOPPED, Phase.CRASHED, Phase.UNHEALTHY})
 """Phases in which a server that is wanted running has a reason that its log may tell."""
 
@@ -27,27 +30,40 @@ DOWN = frozenset({Phase.STOPPED, Phase.CRASHED, Phase.UNHEALTHY})
 def explanations(prepared: Prepared, view: FleetView, plan: Plan) -> Mapping[ServerId, Explanation]:
     """The cause, for each server that is wanted running, does not, and whose log shows one."""
     wanted = {server.id: server for server in prepared.inputs.desired.servers}
-    asked: dict[str, list[ObservedServer]] = {}
+    asked: dict[str, list[DesiredServer]] = {}
     for change in plan.changes:
-        server, host = wanted.get(change.server), view.host(change.server.host)
-        if server is not None and host is not None and change.phase in DOWN and server.state is DesiredState.RUNNING:
-            asked.setdefault(host.host, []).append(host.server(change.server.slug))
+        server = wanted.get(change.server)
+        if server is not None and change.phase in DOWN and server.state is DesiredState.RUNNING:
+            asked.setdefault(change.server.host, []).append(server)
+    hosts = {host.host: host for host in view.hosts if host.host in asked}
     found: dict[ServerId, Explanation] = {}
-    for host_name, result in for_each(asked, lambda name: _of_host(name, asked[name], prepared), prepared.fleet.forks):
-        if isinstance(result, Exception):
-            continue  # what cannot be read explains nothing; the host itself is reported elsewhere
-        for slug, explanation in result.items():
-            server_id = ServerId.from_slug(slug, host_name)
-            found[server_id] = located(explanation, server_id, wanted[server_id])
+    for _, result in for_each(
+        hosts, lambda name: _of_host(hosts[name], asked[name], prepared.fleet), prepared.fleet.forks
+    ):
+        if not isinstance(result, Exception):  # what cannot be read explains nothing; a host is reported elsewhere
+            found |= result
     return found
 
 
 def explanation_of_log(server: ServerId, prepared: Prepared) -> Explanation | None:
-    """The cause that the whole latest start in a server's log shows, where it did not get ready or is dead since."""
-    lines = latest_start_of(server, prepared.fleet)
-    found = cause(lines) if gave_up(lines) else None
+    """The cause that the whole latest start in one server's log shows, where it does not serve; as `explanations`."""
+    host: HostView | None = None
+    with suppress(AgentError, UnreachableError):
+        host = prepared.fleet.observe_host(server.host, server.slug)
+    observed = host.server(server.slug) if host else None
+    if observed is not None and observed.endpoint is not None and observed.endpoint.health == HEALTHY:
+        return None
+    exit_code = observed.unit.exit_code if observed and observed.unit else None
+    found = cause(latest_start_of(server, prepared.fleet), exit_code)
     wanted = next((each for each in prepared.inputs.desired.servers if each.id == server), None)
-    return None if found is None else located(found, server, wanted)
+    return None if found is None else in_place(found, server, wanted, host)
+
+
+def in_place(found: Explanation, server: ServerId, wanted: DesiredServer | None, host: HostView | None) -> Explanation:
+    """The explanation with names and places, among them those of what tuning rules set on this host."""
+    if wanted is not None and host is not None:
+        wanted, _ = tuned(wanted, host, catalogue_for(host.installed(wanted.executable).version))
+    return located(found, server, wanted)
 
 
 def latest_start_of(server: ServerId, fleet: Fleet) -> list[str]:
@@ -58,11 +74,11 @@ def latest_start_of(server: ServerId, fleet: Fleet) -> list[str]:
     return lines
 
 
-def _of_host(host: str, servers: list[ObservedServer], prepared: Prepared) -> dict[str, Explanation]:
+def _of_host(host: HostView, servers: list[DesiredServer], fleet: Fleet) -> dict[ServerId, Explanation]:
     found = {}
     for server in servers:
-        lines = latest_start_of(ServerId.from_slug(server.slug, host), prepared.fleet)
-        explanation = cause(lines, server.unit.exit_code if server.unit else None)
+        unit = host.server(server.id.slug).unit
+        explanation = cause(latest_start_of(server.id, fleet), unit.exit_code if unit else None)
         if explanation is not None:
-            found[server.slug] = explanation
+            found[server.id] = in_place(explanation, server.id, server, host)
     return found

@@ -7,12 +7,11 @@ from typing import assert_never
 
 from vmreconcile.core.actions import Decision, exists
 from vmreconcile.core.diff import drift_of
-from vmreconcile.core.explaining import located
 from vmreconcile.core.phases import runtime_of
 from vmreconcile.core.planning import decision_of, subject_of
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
-from vmreconcile.flows.explaining import latest_start_of
+from vmreconcile.flows.explaining import in_place, latest_start_of
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
@@ -20,11 +19,19 @@ from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.outcome import Failure
 from vmreconcile.model.plan import Action, Change, Gate
 from vmreconcile.model.values import JsonValue
-from vmreconcile.vllm.signatures import UNKNOWN, Explanation, cause, explain, gave_up
+from vmreconcile.vllm.signatures import UNKNOWN, Explanation, cause, explain
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 2.0
 GATE_TIMEOUT_S = 60.0
+TOO_LATE = Explanation(
+    kind="startup_timeout",
+    summary="",
+    evidence="",
+    line=0,
+    remedy="raise health.startup_timeout if it only needs longer",
+    settings=("health.startup_timeout",),
+)
 
 
 class NotReady(VmreconcileError):  # noqa: N818 - an outcome, reported as one
@@ -108,14 +115,14 @@ def wait_ready(change: Change, wanted: DesiredServer, gate: Gate, run: Run) -> N
         before = restarts if before is None else before
         died = _died(observed, restarts - before)
         if died:
-            raise NotReady(_leave_stopped(change, host, observed, _failure(change, died, observed, run), run))
+            raise NotReady(_leave_stopped(change, host, observed, _failure(change, died, host, run), run))
         problem = _gate_problem(observed, gate, run, wanted.id)
         if not problem:
             break
         waited = time.monotonic() - begun
         run.reporter.waits(wanted.id, waited, problem)
         if waited > gate.timeout:
-            raise NotReady(_too_late(change, gate, problem, run))
+            raise NotReady(_too_late(wanted, gate, problem, host, run))
         if run.stopping.wait(pause):
             raise Interrupted("interrupted")
         pause = min(pause * 1.5, LONGEST_PAUSE_S)
@@ -188,24 +195,18 @@ def _in_sync(wanted: DesiredServer, run: Run) -> None:
     )
 
 
-def _failure(change: Change, died: str, observed: ObservedServer, run: Run) -> Failure:
+def _failure(change: Change, died: str, host: HostView, run: Run) -> Failure:
     """Why a start ended, from its own log."""
     server = change.server
-    found = cause(latest_start_of(server, run.fleet), observed.unit.exit_code if observed.unit else None, ended=True)
-    if found is None or found.kind == UNKNOWN:
-        summary = f"{server} ended while starting ({died}); its log shows no known cause"
-    else:
-        summary = f"{server} did not start: {found.summary}"
-    return _told(found, "died", summary, run, server)
-
-
-def _told(found: Explanation | None, kind: str, summary: str, run: Run, server: ServerId) -> Failure:
+    unit = host.server(server.slug).unit
+    found = cause(latest_start_of(server, run.fleet), unit.exit_code if unit else None, ended=True)
+    ended = f"{server} ended while starting ({died}); its log shows no known cause"
     if found is None:
-        return Failure(kind=kind, summary=summary, remedy=f"vmreconcile logs {server}")
-    found = located(found, server, run.desired.get(server))
+        return Failure(kind=UNKNOWN, summary=ended, remedy=f"vmreconcile logs {server}")
+    found = in_place(found, server, run.desired.get(server), host)
     return Failure(
         kind=found.kind,
-        summary=summary,
+        summary=ended if found.kind == UNKNOWN else f"{server} did not start: {found.summary}",
         evidence=found.evidence,
         remedy=f"{found.remedy} (vmreconcile logs {server})",
     )
@@ -227,23 +228,12 @@ def _leave_stopped(change: Change, host: HostView, observed: ObservedServer, fai
     return failure
 
 
-def _too_late(change: Change, gate: Gate, problem: str, run: Run) -> Failure:
-    server = change.server
-    lines = latest_start_of(server, run.fleet)
-    found = explain(lines) if gave_up(lines) else None
-    if found is None:
-        found = Explanation(
-            kind="startup_timeout",
-            summary="",
-            evidence="",
-            line=0,
-            remedy="raise health.startup_timeout if it only needs longer",
-            settings=("health.startup_timeout",),
-        )
-    found = located(found, server, run.desired.get(server))
+def _too_late(wanted: DesiredServer, gate: Gate, problem: str, host: HostView, run: Run) -> Failure:
+    found = explain(latest_start_of(wanted.id, run.fleet)) or TOO_LATE
+    found = in_place(found, wanted.id, wanted, host)
     return Failure(
         kind=found.kind,
-        summary=f"{server} was not ready within {gate.timeout:g} s: {problem}",
+        summary=f"{wanted.id} was not ready within {gate.timeout:g} s: {problem}",
         evidence=found.evidence,
-        remedy=f"{found.remedy} (it was left as it is; vmreconcile logs {server})",
+        remedy=f"{found.remedy} (it was left as it is; vmreconcile logs {wanted.id})",
     )

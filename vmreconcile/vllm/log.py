@@ -12,6 +12,8 @@ BEGIN = re.compile(r"non-default args: |vLLM API server version |^usage: vllm\b"
 """A line that each start prints, and early; a log may hold several starts. A refused argument prints the usage."""
 
 READY = "Application startup complete."
+SERVING = re.compile(re.escape(READY) + r'| - "[A-Z]+ /\S* HTTP/[\d.]+" \d{3}| Avg prompt throughput: ')
+"""A line that only a server prints that is, or was, ready; what is left of a long log may hold no other sign."""
 
 ERROR = re.compile(
     r"^(?:\[rank\d+\]:\s*)?(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Timeout|Terminated|NotFound)(?::\s|:?$)"
@@ -31,7 +33,7 @@ def latest_start(lines: Sequence[str]) -> int:
 
 def after_ready(lines: Sequence[str], start: int) -> int | None:
     """The index of the line after that by which the start at `start` was ready; None where it was not."""
-    return next((number + 1 for number in range(start, len(lines)) if READY in lines[number]), None)
+    return next((number + 1 for number in range(start, len(lines)) if SERVING.search(lines[number])), None)
 
 
 def is_logged(line: str) -> bool:

@@ -129,12 +129,6 @@ def cause(lines: Sequence[str], exit_code: int | None = None, *, ended: bool = F
     )
 
 
-def gave_up(lines: Sequence[str]) -> bool:
-    """Whether the latest start in a log did not get ready, or its engine is dead since."""
-    ready = after_ready(lines, latest_start(lines))
-    return ready is None or any(_is_generic(bare(line)) for line in lines[ready:])
-
-
 def _root_error(lines: Sequence[str]) -> int | None:
     """The index of the exception that ended the latest start, None where nothing ended it.
 
