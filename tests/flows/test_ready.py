@@ -7,10 +7,12 @@ import pytest
 from tests.lab.applying import apply, run_of, statuses
 from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import World, only, wanted, world
+from vmreconcile.errors import Place
 from vmreconcile.flows.explaining import latest_start_of
 from vmreconcile.model.desired import Health
 from vmreconcile.model.outcome import Failure, Outcome
 from vmreconcile.model.plan import Action, Reason
+from vmreconcile.model.tuning import Manner, Match, Rule
 
 BOTH = pytest.mark.parametrize("systemd", [252, None])
 NO_KV = (
@@ -70,6 +72,17 @@ def test_the_error_above_the_generic_words_is_the_evidence(systemd: int | None) 
     found = failure(apply(failing(Behaviour(exit_code=1, log=UNKNOWN), systemd=systemd)))
     assert (found.kind, found.evidence) == ("died", "KeyError: 'frobnicate'")
     assert "m@h1 on host h1" in found.remedy
+
+
+def test_what_a_tuning_rule_set_is_told_as_its() -> None:
+    """The value that ran, the rule that set it, and the file that overrules it."""
+    sets = {"gpu_memory_utilization": (Manner.AT_LEAST, 0.95)}
+    place = Place(file="tuning.yaml", line=3)
+    rule = Rule(name="much", match=Match(model="*"), sets=sets, reason="it needs it", place=place)
+    there = world(wanted(rules=(rule,)))
+    there.hosts["h1"].kernel.behaviours["m"] = Behaviour(exit_code=1, log=NO_KV)
+    found = failure(apply(there))
+    assert "is 0.95, tuning.yaml:3 (rule much), another goes into models.d/m.yaml" in found.remedy
 
 
 def test_a_unit_that_dies_is_not_started_for_ever() -> None:

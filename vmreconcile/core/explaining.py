@@ -62,7 +62,8 @@ def _argument(name: str, server: DesiredServer) -> str:
 
 def _said(word: str, value: object, origin: Origin | None, server: DesiredServer) -> str:
     if origin is not None and origin.kind is not OriginKind.DEFAULT:
-        return f"{word} is {value}, {origin}"
+        other = f", another goes into {_file(server)}" if origin.kind is OriginKind.TUNING else ""
+        return f"{word} is {value}, {origin}{other}"
     if word in INVENTORY:
         return f"{word} is not set for {server.id.host} in the inventory"
     return f"{word} is not set in {_file(server)}"
