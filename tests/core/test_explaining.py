@@ -12,7 +12,7 @@ from vmreconcile.core.explaining import located
 from vmreconcile.errors import Place
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.values import JsonValue, Origin, OriginKind
-from vmreconcile.vllm.signatures import Explanation, explain, signatures
+from vmreconcile.vllm.signatures import Explanation, cause, signatures
 
 LOGS = Path(__file__).parents[1] / "vllm" / "logs"
 FAILED = sorted(path.stem for path in LOGS.glob("*.log") if not path.stem.startswith("ready"))
@@ -44,6 +44,7 @@ SETTINGS = {
     "bad_token": ("hf_token",),
     "bad_token-expired": ("hf_token",),
     "bad_token-unauthorized": ("hf_token",),
+    "died": ("model",),
     "disk_full": ("env.HF_HOME",),
     "gated": ("model", "hf_token"),
     "gated-fine_grained": ("hf_token", "model"),
@@ -79,7 +80,7 @@ SETTINGS = {
 
 def explained(name: str) -> Explanation:
     """What one recorded log shows."""
-    found = explain((LOGS / f"{name}.log").read_text(encoding="utf-8").splitlines())
+    found = cause((LOGS / f"{name}.log").read_text(encoding="utf-8").splitlines())
     assert found is not None
     return found
 

@@ -9,7 +9,7 @@ import pytest
 from vmreconcile.vllm.signatures import Measured, cause, explain, measured, signatures
 
 LOGS = Path(__file__).parent / "logs"
-FAILED = sorted(path.stem for path in LOGS.glob("*.log") if not path.stem.startswith("ready"))
+FAILED = sorted(path.stem for path in LOGS.glob("*.log") if not path.stem.startswith(("ready", "died")))
 LAST_WORDS = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 
 
@@ -100,6 +100,16 @@ def test_an_unknown_cause_is_the_error_above_the_generic_words(lines: list[str],
     assert found.kind == "died"
     assert found.evidence.startswith(evidence)
     assert cause(lines, ended=True) == found
+
+
+def test_a_recorded_end_that_no_signature_knows() -> None:
+    """Weights that were cut off: the worker's exception, which the engine and the API server hand on without it."""
+    lines = log("died")
+    assert explain(lines) is None
+    found = cause(lines, 1)
+    assert found is not None
+    assert found.evidence.startswith("safetensors._safetensors_rust.SafetensorError: Error while deserializing header")
+    assert found.evidence in lines[found.line - 1]
 
 
 def test_what_goes_on_is_not_called_dead() -> None:

@@ -126,6 +126,7 @@ def cause(lines: Sequence[str], exit_code: int | None = None, *, ended: bool = F
         evidence=_evidence(lines[number : number + 1]),
         line=number + 1,
         remedy="vmreconcile logs {server} shows what led to it",
+        settings=("model",),
     )
 
 
