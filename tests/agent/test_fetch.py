@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
@@ -232,3 +233,55 @@ def test_a_hub_that_tells_no_sizes(agent: Agent, hub: Hub, vllm: Path) -> None:
     assert (first["fetched"], first["total"]) == (size, size)
     again = agent.ask("fetch", **asking(hub, vllm))[0]
     assert (again["fetched"], again["total"]) == (0, size)
+
+
+def test_nothing_of_the_logins_folder_runs(
+    hub: Hub, vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write there would otherwise be given the token, and root's rights."""
+    (tmp_path / "login").mkdir()
+    (tmp_path / "login/json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(9)\n")
+    monkeypatch.chdir(tmp_path / "login")
+    running = Agent(tmp_path)
+    try:
+        assert running.ask("fetch", **asking(hub, vllm))[0]["fetched"] > 0
+    finally:
+        running.close()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("where", ["etag", "commit", "sha"])
+def test_no_answer_leads_out_of_the_cache(agent: Agent, hub: Hub, vllm: Path, tmp_path: Path, where: str) -> None:
+    """The client makes paths of what the Hub calls commits and files."""
+    answer, evil = hub.answer, f"../../../../../../../..{tmp_path}/pwned"
+
+    def hostile(request: Any) -> Any:  # noqa: ANN401 - the Hub's own types
+        good = answer(request)
+        if where == "sha" and "/api/models" in request.path:
+            return replace(good, body=good.body.replace(COMMIT.encode(), evil.encode()))
+        name = {"etag": "ETag", "commit": "X-Repo-Commit"}.get(where, "")
+        return replace(good, headers={**good.headers, name: evil}) if name in good.headers else good
+
+    hub.answer = hostile  # type: ignore[method-assign] # a Hub that is none
+    before = {path for path in tmp_path.iterdir() if path.name != "hf"}
+    with pytest.raises(Refused) as caught:
+        agent.ask("fetch", **asking(hub, vllm))
+    assert caught.value.kind == "fetch-untrusted"
+    assert {path for path in tmp_path.iterdir() if path.name not in {"hf", "state", "config"}} <= before
+    assert not list((tmp_path / "hf").rglob("*.safetensors*"))
+
+
+def test_an_error_that_holds_the_token_is_cut_after_it_is_taken_out(agent: Agent, hub: Hub, vllm: Path) -> None:
+    """No part of it remains at the end of a long message."""
+    answer = hub.answer
+
+    def echo(request: Any) -> Any:  # noqa: ANN401 - the Hub's own types
+        good = answer(request)
+        told = "x" * 260 + (request.token or "") * 3
+        return replace(good, status=HTTPStatus.INTERNAL_SERVER_ERROR, headers={"X-Error-Message": told}, body=b"{}")
+
+    hub.answer = echo  # type: ignore[method-assign] # a Hub that repeats what it hears
+    with pytest.raises(Refused) as caught:
+        agent.ask("fetch", **asking(hub, vllm))
+    assert "x" * 200 in str(caught.value)
+    assert TOKEN[:6] not in str(caught.value)

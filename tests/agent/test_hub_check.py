@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -143,3 +145,34 @@ def test_a_malformed_request_is_refused(agent: Agent, wrong: dict[str, Any]) -> 
     with pytest.raises(Refused) as caught:
         agent.ask(do="hub-check", **wrong)
     assert caught.value.kind == "bad-request"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 300 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a" * 70_000 + b"\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: /a b\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000,
+    ],
+)
+def test_what_is_no_hub_is_unreachable(agent: Agent, answer: bytes) -> None:
+    """Whatever it says, the other checks of this host go on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with server.accept()[0] as client:
+                        client.recv(65536)
+                        client.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        check = {"slug": "m", "model": "a/b", "revision": "", "endpoint": url}
+        (found,) = agent.ask("hub-check", checks=[check])[0]["answers"]
+        assert (found["access"], bool(found["detail"])) == ("hub_unreachable", True)
+        (seen,) = agent.ask("checkup", endpoints=[url])[0]["checkup"]["hubs"]
+        assert seen["endpoint"] == url

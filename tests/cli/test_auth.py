@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from http import HTTPStatus
 
 import pytest
 
 from tests.lab.desk import Desk
-from tests.lab.hub import Gate, Hub, Repository
+from tests.lab.hub import Answer, Gate, Hub, Repository, Request
 from tests.lab.worlds import TOKEN
 
 OTHER = TOKEN.replace("0000", "9999")
@@ -265,3 +266,37 @@ def test_login_with_nobody_to_ask(desk: Desk, hub: Hub, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(sys, "stdin", Terminal())
     assert desk("auth", "login", "--no-input").code == 64
+
+
+def test_login_makes_files_of_an_earlier_login_the_owners_alone(desk: Desk, hub: Hub) -> None:
+    """Older clients left them readable for everybody."""
+    folder = desk.folder / "home/.cache/huggingface"
+    folder.mkdir(parents=True)
+    for name in ("token", "stored_tokens"):
+        (folder / name).write_text("")
+        (folder / name).chmod(0o644)
+    assert run(desk, hub, f"{TOKEN}\n").returncode == 0
+    assert {(folder / name).stat().st_mode & 0o777 for name in ("token", "stored_tokens")} == {0o600}
+
+
+@pytest.mark.parametrize("noisy", [{}, {"HF_DEBUG": "1"}, {"HF_HUB_VERBOSITY": "debug"}])
+def test_no_library_writes_what_the_hub_repeats(desk: Desk, hub: Hub, noisy: dict[str, str]) -> None:
+    """Headers and addresses go into the debug logs of HTTP libraries."""
+    answer = hub.answer
+
+    def echo(request: Request) -> Answer:
+        good = answer(request)
+        if request.token and "?t=" not in request.path:
+            return replace(good, status=HTTPStatus.FOUND, headers={"Location": f"{request.path}?t={request.token}"})
+        return replace(good, headers={**good.headers, "X-Echo": request.token or "", "X-Request-Id": "r"})
+
+    hub.answer = echo  # type: ignore[method-assign] # a Hub that repeats what it hears
+    env = {"HOME": str(desk.folder), "PATH": os.environ["PATH"], "HF_TOKEN": TOKEN, **hub.environ(), **noisy}
+    env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    for words in (("auth", "status", "-vv"), ("auth", "check", "-v"), ("auth", "status")):
+        done = subprocess.run(
+            [sys.executable, "-m", "vmreconcile", *words],
+            env=env, capture_output=True, text=True, check=False, cwd=desk.folder,
+        )  # fmt: skip
+        assert TOKEN not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr

@@ -20,7 +20,7 @@ from tests.lab.sshd import running
 from vmreconcile.effects.session import AgentError, AgentSession, open_session
 from vmreconcile.errors import UnreachableError
 from vmreconcile.model.connection import Connection, ConnectionKind
-from vmreconcile.model.secret import Secret
+from vmreconcile.model.secret import HIDDEN, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,6 +95,28 @@ def test_refusal_of_the_agent(session: AgentSession) -> None:
     assert session.request({"do": "echo", "text": "still here"})["got"] == "still here"
 
 
+def test_what_was_sent_as_a_secret_comes_back_hidden(session: AgentSession) -> None:
+    """In whatever part of an answer; a value so short that it is in every text is left, and so is an error's class."""
+    text = Secret(f"text with {TOKEN}")
+    session.request({"do": "echo", "a": Secret(TOKEN), "b": Secret("1"), "c": Secret("gated")})
+    answer = session.request({"do": "echo", "text": [{"deep": text, TOKEN: 11}, "101"]})
+    assert answer["got"] == [{"deep": HIDDEN, HIDDEN: 11}, "101"]
+    with pytest.raises(AgentError) as caught:
+        session.request({"do": "odd", "class": "fetch-gated", "text": f"HTTP 401 for {TOKEN}"})
+    assert (caught.value.kind, str(caught.value)) == ("fetch-gated", f"HTTP 401 for {HIDDEN}")
+    with pytest.raises(AgentError) as caught:
+        session.request({"do": "odd", "class": "\x1b]0;x\x07", "text": ""})
+    assert caught.value.kind == "agent-bug"
+
+
+def test_answers_without_an_end(session: AgentSession) -> None:
+    """Where nobody follows them, all of them together have the time of one."""
+    began = time.monotonic()
+    with pytest.raises(UnreachableError, match="goes on without an end"):
+        session.request({"do": "endless"}, timeout=0.5)
+    assert time.monotonic() - began < 10
+
+
 def test_archive_is_sent_when_needed(session: AgentSession, standin: Archive) -> None:
     """`need` is answered with the archive, also after a request that was itself large."""
     answer = session.request({"do": "need", "text": "z" * 100_000})
@@ -125,7 +147,7 @@ def test_secrets_show_nowhere(
     logging.getLogger("paramiko").setLevel(logging.DEBUG)
     try:
         with open_session(way, options, archive=standin) as session:
-            assert session.request({"do": "echo", "text": Secret(TOKEN)})["got"] == TOKEN
+            assert session.request({"do": "echo", "text": Secret(TOKEN)})["got"] == HIDDEN
             with pytest.raises(UnreachableError) as caught:
                 session.request({"do": "die", "token": Secret(TOKEN)})
             shown = repr(session) + "".join(traceback.format_exception(caught.value))

@@ -31,6 +31,12 @@ def act(request, number):
         for index in range(3):
             say(id=number, ok=True, more=True, index=index)
         say(id=number, ok=True, changed=True)
+    elif do == "endless":
+        while True:
+            say(id=number, ok=True, more=True)
+            time.sleep(0.01)
+    elif do == "odd":
+        say(id=number, ok=False, error={"class": request["class"], "message": request["text"]})
     elif do == "fail":
         say(id=number, ok=False, index=2, error={"class": "disk-full", "message": "no space left", "path": "/x"})
     elif do == "die":

@@ -25,6 +25,7 @@ else:
 def main(fd_in: int = 0, fd_out: int = 1, pending: bytes = b"", digest: str = "") -> None:
     """Serve requests from `fd_in` until it ends; `digest` is the archive's hash, reported to the controller."""
     channel = frames.Channel(*_keep_apart(fd_in, fd_out), pending)
+    os.chdir("/")  # whoever owns the login's folder has no say in what runs here
     harden()
     while True:
         try:

@@ -159,7 +159,8 @@ def _token_files(home: str) -> Iterator[dict[str, Any]]:
 
 def _hub(endpoint: str) -> dict[str, Any]:
     """Whether an endpoint answers at all, with which status is all the same."""
-    import urllib.error  # noqa: PLC0415 - 40 ms, of this part alone
+    import http.client  # noqa: PLC0415 - 40 ms, of this part alone
+    import urllib.error  # noqa: PLC0415 - as above
     import urllib.request  # noqa: PLC0415 - as above
 
     begun = time.monotonic()
@@ -170,6 +171,8 @@ def _hub(endpoint: str) -> dict[str, Any]:
             pass
     except urllib.error.HTTPError:
         pass  # it answered
+    except http.client.HTTPException as error:
+        problem = "the answer is not HTTP ({})".format(type(error).__name__)
     except (OSError, ValueError) as error:
         problem = str(getattr(error, "reason", None) or error)
     return {"endpoint": endpoint, "problem": problem, "seconds": round(time.monotonic() - begun, 3)}

@@ -7,7 +7,9 @@ JSON line for each thing worth saying, and ends as soon as its standard input do
 PREFIX = "VMRECONCILE-FETCH "
 
 PROGRAM = r"""
-import json, os, sys, threading
+import sys
+sys.path[:] = [path for path in sys.path if path]  # nothing of the folder that this was started in
+import json, os, re, threading
 spec = json.loads(sys.stdin.readline())
 os.environ.update(spec["env"])
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -72,15 +74,41 @@ def kind_of(error):
         return "bad_token"
     if code == "RepoNotFound" or status in (401, 404) or "HFValidationError" in names:
         return "no_such_repo"
+    if isinstance(error, Untrusted):
+        return "untrusted"
     if isinstance(error, OSError) and error.errno == 28:
         return "disk_full"
     if isinstance(error, PermissionError):
         return "no_permission"
     return "hub_unreachable"
 
+class Untrusted(Exception):
+    pass
+
+def checked(name, value):
+    # These become paths in the cache: no answer may lead out of it.
+    if not isinstance(value, str) or not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
+        raise Untrusted("the answer of the Hub has an odd %s" % name)
+
+def guard():
+    from huggingface_hub import HfApi, file_download
+    about, of_file = HfApi.model_info, file_download.get_hf_file_metadata
+    def model_info(*args, **more):
+        seen = about(*args, **more)
+        checked("commit", seen.sha)
+        return seen
+    def get_hf_file_metadata(*args, **more):
+        seen = of_file(*args, **more)
+        for name, value in (("commit", seen.commit_hash), ("etag", seen.etag)):
+            if value is not None:
+                checked(name, value)
+        return seen
+    HfApi.model_info, file_download.get_hf_file_metadata = model_info, get_hf_file_metadata
+
 def run():
     from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
     import glob, shutil
+    guard()
     model, revision, token = spec["model"], spec["revision"] or None, spec["token"] or False
     seen = HfApi(token=token).model_info(model, revision=revision, files_metadata=True)
     sizes = {each.rfilename: each.size or 0 for each in seen.siblings or []}
@@ -113,6 +141,8 @@ except ImportError as error:
     code = 1
 except Exception as error:
     text = str(getattr(error, "server_message", None) or error) or type(error).__name__
+    if spec["token"]:
+        text = text.replace(spec["token"], "***")
     say(event="failed", kind=kind_of(error), message=" ".join(text.split())[:300])
     code = 1
 os._exit(code)

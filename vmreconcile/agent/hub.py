@@ -5,6 +5,7 @@ The token goes to the endpoint alone: a redirect to another host, or away from T
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,7 +16,6 @@ from .problems import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import http.client
     from typing import IO, Any, Callable
 
     from .frames import Channel
@@ -86,8 +86,10 @@ def _ask(opener: urllib.request.OpenerDirector, check: dict[str, Any], token: st
             _get(opener, base + "/auth-check", token, timeout)
     except urllib.error.HTTPError as error:
         return _refusal(error, token)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "hub_unreachable", "the answer is not JSON"
+    except http.client.HTTPException as error:
+        return "hub_unreachable", "the answer is not HTTP ({})".format(type(error).__name__)
     except OSError as error:
         return "hub_unreachable", str(getattr(error, "reason", None) or error)
     return "ok", ""

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from vmreconcile.cli.parser import parse
 from vmreconcile.errors import InputError, VmreconcileError
+from vmreconcile.model.showing import masked
 
 if TYPE_CHECKING:
     import argparse
 
 INTERRUPTED_EXIT = 130
 BUG_EXIT = 1
+LIBRARIES = ("paramiko", "fabric", "invoke", "huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """What writing to a full disk or a broken one ends in."""
 
@@ -108,11 +110,19 @@ def _as_it_is(arguments: argparse.Namespace) -> None:
 
 
 def _log(verbose: int) -> None:
-    """Standard error only; paramiko's own log stays at warnings whatever is asked, for it quotes what it sends."""
+    """Standard error only; libraries stay at warnings whatever is asked, for their logs quote what is sent."""
     level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
-    for name in ("paramiko", "fabric", "invoke", "huggingface_hub"):
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_mask)
+    for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL if verbose < 2 else logging.WARNING)
+
+
+def _mask(record: logging.LogRecord) -> bool:
+    """Take what looks like a secret out of a record."""
+    record.msg, record.args = masked(record.getMessage()), None
+    return True
 
 
 def _say(error: VmreconcileError, arguments: argparse.Namespace) -> None:

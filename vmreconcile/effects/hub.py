@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmreconcile.errors import VmreconcileError
@@ -98,23 +100,42 @@ def log_in(token: Secret) -> None:
     """
     from huggingface_hub import login  # noqa: PLC0415 - as above
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells what we tell
+    mask = os.umask(0o077)  # huggingface_hub before 1.25 leaves the files to the umask
     try:
         login(token=token.reveal(), add_to_git_credential=False)
+        _for_owner_alone()
     except Exception as error:  # noqa: BLE001 - as above
         if _status(error) in {401, 403}:
             raise VmreconcileError(
                 "the Hub does not accept this token", remedy="make one on the page settings/tokens of your account"
             ) from None
         raise VmreconcileError(
-            f"the token could not be stored: {_said(error, token)}", remedy="look at the network, or at HF_ENDPOINT"
+            f"the token could not be stored: {_said(error, token)}", remedy=_storing_remedy(error)
         ) from None
+    finally:
+        os.umask(mask)
+
+
+def _for_owner_alone() -> None:
+    """Files of an earlier login may be there already, readable for others."""
+    from huggingface_hub import constants  # noqa: PLC0415 - as above
+
+    for path in (constants.HF_TOKEN_PATH, constants.HF_STORED_TOKENS_PATH):
+        with suppress(FileNotFoundError):
+            Path(path).chmod(0o600)
+
+
+def _storing_remedy(error: Exception) -> str:
+    if isinstance(error, OSError) and _response(error) is None:
+        return f"make {error.filename or 'the folder of the Hub'} writable, or name another in HF_HOME"
+    return "look at the network, or at HF_ENDPOINT"
 
 
 def _api(endpoint: str, token: Secret | None) -> HfApi:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi  # noqa: PLC0415 - as above
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its import reads HF_DEBUG; it tells what we tell
     return HfApi(endpoint=endpoint, token=token.reveal() if token else False, library_name="vmreconcile")
 
 

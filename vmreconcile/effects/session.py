@@ -7,6 +7,7 @@ place, where its secrets are revealed; no exception and no log line holds any of
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
@@ -37,6 +38,9 @@ SEND_INLINE = 16384
 
 NOISE_KEPT = 200
 """Bytes of the last line that was no answer: where a login is refused in words, that is where they are."""
+
+SHORTEST_SECRET = 4
+"""Letters from which a value that was sent is looked for in what comes back: `1` is in every text."""
 
 LONGEST_WAIT = 3600.0
 """Seconds of one wait on a channel, however long the request may take: no system call takes 'for ever' in all forms."""
@@ -113,7 +117,8 @@ class AgentSession:
         """Send `payload` (JSON values and secrets) and wait for its last answer, which is returned.
 
         Answers that announce more go to `on_progress` as they come. `timeout` is the longest silence, in seconds,
-        between two answers; `math.inf` waits as long as the connection holds.
+        between two answers, and without `on_progress` of all answers together; `math.inf` waits as long as the
+        connection holds.
 
         Raises:
             AgentError: the agent refused or failed.
@@ -160,6 +165,7 @@ class AgentSession:
             line = MARKER + b"\n" + line
             self._greeted = True
         writer = self._send(line)
+        until = time.monotonic() + timeout
         while True:
             word = self._next(timeout)
             if word == NEED:
@@ -174,7 +180,9 @@ class AgentSession:
                 _join(writer)
                 return self._checked(answer)
             if on_progress:
-                on_progress(answer)
+                on_progress(self._scrubbed(answer))
+            elif time.monotonic() > until:
+                raise UnreachableError("the agent goes on without an end", remedy="this is no agent of vmreconcile")
 
     def _greet(self, timeout: float) -> None:
         """Give sudo its password alone and wait until it let us in: a refused password makes it read on."""
@@ -277,12 +285,12 @@ class AgentSession:
     def _checked(self, answer: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """The answer, or its error raised; whatever a host says, no secret that it was sent comes back in it."""
         if answer.get("ok") is True:
-            return answer
+            return self._scrubbed(answer)
         error = answer.get("error")
         told = error if isinstance(error, dict) else {}
         index = answer.get("index", told.get("index"))
         raise AgentError(
-            self._scrub(str(told.get("class", "agent-bug"))),
+            _class(told.get("class")),
             self._scrub(str(told.get("message", "the agent gave no reason"))),
             path=self._scrub(str(told.get("path") or "")),
             index=index if isinstance(index, int) else None,
@@ -295,9 +303,31 @@ class AgentSession:
 
     def _scrub(self, text: str) -> str:
         for secret in self._revealed:
-            if secret:
+            if len(secret.reveal()) >= SHORTEST_SECRET:
                 text = text.replace(secret.reveal(), HIDDEN)
         return text
+
+    def _scrubbed(self, answer: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """An answer without the secrets that were sent; as it is where none was."""
+        if not self._revealed:
+            return answer
+        return cast("dict[str, JsonValue]", self._clean(answer))
+
+    def _clean(self, value: JsonValue) -> JsonValue:
+        match value:
+            case str():
+                return self._scrub(value)
+            case list():
+                return [self._clean(item) for item in value]
+            case dict():
+                return {self._scrub(key): self._clean(item) for key, item in value.items()}
+            case _:
+                return value
+
+
+def _class(said: JsonValue) -> str:
+    """The class of an error, which decides what is done about it: a word, whatever the host says."""
+    return said if isinstance(said, str) and re.fullmatch(r"[a-z][a-z0-9-]{0,39}", said) else "agent-bug"
 
 
 def _join(writer: threading.Thread | None) -> None:

@@ -6,17 +6,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from vmreconcile.core.fingerprints import shown
 from vmreconcile.effects.fleet import Answer, Fleet
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.outcome import Failure
-from vmreconcile.model.secret import Secret
+from vmreconcile.model.secret import HIDDEN, Secret
 
 SILENCE_S = 120.0
 """The agent says something every two seconds while it fetches; the Hub may take its time before that."""
 
 GIB = 1 << 30
+LARGEST = 1 << 63
 KIND = "fetch-"
 BEARABLE = frozenset({"no_hub", "hub_unreachable", "offline", "failed"})
 """Kinds for which a start is tried all the same: the model may be on the host, or vLLM may fetch it better."""
@@ -30,6 +32,7 @@ REMEDIES: Mapping[str, str] = {
     "no_permission": "let the user that vmreconcile works as write to the cache, or set HF_HOME under env",
     "no_hub": "nothing was fetched: vLLM itself does so at its start",
     "hub_unreachable": "look at the host's network, HTTPS_PROXY and HF_ENDPOINT (vmreconcile doctor)",
+    "untrusted": "see what answers at HF_ENDPOINT: the Hub names commits and files by letters and digits alone",
     "offline": "unset HF_HUB_OFFLINE for this server, or bring the files there yourself",
 }
 
@@ -84,7 +87,7 @@ def fetch(
         "revision": server.revision or "",
         "executable": server.executable,
         "load_format": str(setting.value) if setting else "",
-        "env": {name: Secret(str(each.value)) for name, each in server.env.items()},
+        "env": {name: _guarded(name, str(each.value)) for name, each in server.env.items()},
         "token": server.token,
         "secrets": {name: secret for name, secret in secrets.items() if name == server.token},
     }
@@ -95,6 +98,11 @@ def fetch(
     return Fetched(
         fetched=_whole(answer.get("fetched")), total=_whole(answer.get("total")), path=str(answer.get("path") or "")
     )
+
+
+def _guarded(name: str, value: str) -> str | Secret:
+    """A value that looks like a secret as one: it is looked for in what the host says, which a `1` must not be."""
+    return Secret(value) if shown(name, value) == HIDDEN else value
 
 
 def _line(server: DesiredServer, answer: Answer) -> str:
@@ -115,4 +123,5 @@ def _failure(server: DesiredServer, error: AgentError) -> Failure:
 
 
 def _whole(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    """A number of bytes, whatever a host calls one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST else 0
