@@ -29,6 +29,7 @@ WIRE = (Path(__file__).parents[2] / "docs/wire.md").read_text(encoding="utf-8")
 SAMPLES = (
     WriteFile(path="/p", content="ü\n", mode=0o600),
     WriteEnv(path="/p", entries=(("A", "1"), ("B", SecretRef(name="default")), ("C", KEEP))),
+    WriteEnv(path="/p", entries=(), credential="only"),
     Systemctl(verb="start", unit="vmreconcile-m.service", scope="user"),
     EndOrphans(slug="m", processes=((1, 2), (3, 4))),
     Spawn(slug="m", argv=("/v", "serve"), cwd="/", env_path="/e", log_path="/l", record={"a": [1, None, {"b": True}]}),

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests.lab.fake_host import FakeHost
-from tests.lab.worlds import World, only, wanted, world
+from tests.lab.fake_kernel import Refusal
+from tests.lab.worlds import TOKEN, World, only, wanted, world
+from vmreconcile.effects.session import AgentError
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.plan import Action, Change, Reason
@@ -75,6 +77,25 @@ def test_credentials_settle_and_come_and_go() -> None:
     change = only(there.plan())
     assert (change.action, change.disruptive) == (Action.RETUNE, False)
     assert only(there.settle().plan()).reason is Reason.IN_SYNC
+
+
+@pytest.mark.parametrize("before", ["credential", "environment"])
+def test_a_switch_that_fails_half_way_takes_no_token_away(before: str) -> None:
+    """The unit that still counts finds the token where it was."""
+    after = "environment" if before == "credential" else "credential"
+    there = world(wanted(delivery=before)).settle().change(lambda server: replace(server, delivery=after))
+    (host,) = there.hosts.values()
+    paths = [path for path in host.kernel.files if path.endswith((".env", ".token"))]
+    place = next(path for path in paths if TOKEN in host.kernel.files[path].content)
+    host.failing["write-file"] = Refusal("disk-full", "no space left")
+    with pytest.raises(AgentError, match="no space left"):
+        there.settle()
+    assert TOKEN in host.kernel.files[place].content
+    host.failing.clear()
+    assert only(there.settle().plan()).reason is Reason.IN_SYNC
+    assert [path for path in host.kernel.files if TOKEN in host.kernel.files[path].content] == [
+        place.replace(".env", ".token") if before == "environment" else place.replace(".token", ".env")
+    ]
 
 
 def test_a_server_that_serves_is_not_blocked_by_itself() -> None:

@@ -32,14 +32,15 @@ def test_a_start_under_systemd() -> None:
     change = only(world(wanted()).plan())
     assert (change.action, change.reason, change.phase) == (Action.START, Reason.ABSENT, Phase.ABSENT)
     assert names(change.steps) == [
-        *("write-record", "write-env", "write-file", "daemon-reload", "enable", "reset-failed", "start"),
+        *("write-record", "write-env", "write-file", "daemon-reload", "enable", "remove-file"),
+        *("reset-failed", "start"),
     ]
     assert change.stops == ()
 
 
 def test_a_start_as_a_process() -> None:
     """Env file, then the process, which writes its own record."""
-    assert names(only(world(wanted(), systemd=None).plan()).steps) == ["write-env", "spawn"]
+    assert names(only(world(wanted(), systemd=None).plan()).steps) == ["write-env", "remove-file", "spawn"]
 
 
 def test_a_user_without_lingering_gets_it() -> None:
@@ -68,7 +69,11 @@ def test_a_retune_writes_then_takes_down_then_starts(systemd: int | None) -> Non
         False,
     )
     files = ["write-record", "write-env", "write-file", "daemon-reload", "enable"] if systemd else ["write-env"]
-    assert names(change.stops) == [*files, *(["stop-unit", "reset-failed"] if systemd else ["stop-process"])]
+    assert names(change.stops) == [
+        *files,
+        "remove-file",
+        *(["stop-unit", "reset-failed"] if systemd else ["stop-process"]),
+    ]
     assert names(change.steps) == (["reset-failed", "start"] if systemd else ["spawn"])
 
 

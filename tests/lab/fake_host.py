@@ -275,9 +275,9 @@ class FakeHost:
                     entries.append((name, content))
         if step.get("credential"):
             self.kernel.write(self.ours(own), dict(entries).get("HF_TOKEN", ""), 0o600)
-            entries = [entry for entry in entries if entry[0] != "HF_TOKEN"]
-        else:
-            self.kernel.remove(own)
+            inside = envfile.parse(old.content) if old else {}
+            if step["credential"] == "only" or "HF_TOKEN" not in inside:
+                entries = [entry for entry in entries if entry[0] != "HF_TOKEN"]
         return self.kernel.write(self.ours(step["path"]), envfile.render(entries), 0o600)
 
     def ours(self, path: str) -> str:

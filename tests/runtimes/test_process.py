@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmreconcile.model.launch import Launch
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer, Process, Record, Worker
-from vmreconcile.model.steps import EndOrphans, RemoveServer, Spawn, StopProcess, WriteEnv, WriteRecord
+from vmreconcile.model.steps import EndOrphans, RemoveFile, RemoveServer, Spawn, StopProcess, WriteEnv, WriteRecord
 from vmreconcile.runtimes.process import GRACE_S, ProcessRuntime
 
 PROCESS = ProcessRuntime()
@@ -27,7 +27,8 @@ RECORD = Record(
 
 def test_a_start_is_the_env_file_and_the_process() -> None:
     """Arguments verbatim; the record is the child's to write."""
-    env, spawn = PROCESS.start(LAUNCH)
+    env, apart, spawn = PROCESS.start(LAUNCH)
+    assert apart == RemoveFile(path="/c/env/m.token")
     assert env == WriteEnv(path="/c/env/m.env", entries=(("A", "1"),))
     assert spawn == Spawn(
         slug="m",
@@ -37,7 +38,7 @@ def test_a_start_is_the_env_file_and_the_process() -> None:
         log_path="/s/log/m.log",
         record={"server": "m", "env_names": ["A"], "runtime": "process", "state": "running"},
     )
-    assert PROCESS.refresh(LAUNCH) == (env,)
+    assert PROCESS.refresh(LAUNCH) == (env, apart)
 
 
 def test_a_stop_names_pid_start_and_boot() -> None:

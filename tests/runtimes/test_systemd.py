@@ -13,7 +13,7 @@ from tests.lab.fake_systemd import command, directives, specified
 from vmreconcile.model.launch import Launch
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer, Systemd, Unit, Worker
-from vmreconcile.model.steps import RemoveServer, SecretRef, Systemctl, WriteEnv, WriteFile, WriteRecord
+from vmreconcile.model.steps import RemoveFile, RemoveServer, SecretRef, Systemctl, WriteEnv, WriteFile, WriteRecord
 from vmreconcile.runtimes.base import Runtime
 from vmreconcile.runtimes.registry import RUNTIMES, choose
 from vmreconcile.runtimes.systemd import (
@@ -146,8 +146,18 @@ def test_a_token_as_a_credential() -> None:
     assert found["LoadCredential"] == ["hf_token:/srv/a b%%/env/m.token"]
     assert found["Environment"] == ["VMRECONCILE_SERVER=qwen2.5-7b_1", "HF_TOKEN_PATH=%d/hf_token"]
     assert found["UnsetEnvironment"] == ["HF_TOKEN HUGGING_FACE_HUB_TOKEN"]
-    (step,) = [step for step in SYSTEMD.refresh(launch) if isinstance(step, WriteEnv)]
-    assert step.credential
+
+
+def test_a_token_that_moves_is_where_the_old_unit_wants_it_until_the_new_one_counts() -> None:
+    """Wherever a host is lost in between, the server can be started again."""
+    launch = replace(LAUNCH, token_path="/c/env/m.token", env_path="/c/env/m.env")
+    to, back = SYSTEMD.refresh(launch), SYSTEMD.refresh(replace(launch, token_path=""))
+    assert [step.credential for step in to if isinstance(step, WriteEnv)] == ["added", "only"]
+    assert to[-1].name == "write-env"
+    assert back[-1] == RemoveFile(path="/c/env/m.token")
+    for steps in (to, back):
+        names = [step.name for step in steps]
+        assert names.index("write-env") < names.index("write-file") < names.index("systemctl") < len(names) - 1
 
 
 def test_the_unit_of_a_user() -> None:
@@ -168,6 +178,7 @@ def test_a_start_writes_first_and_starts_last() -> None:
         WriteFile(path=LAUNCH.unit_path, content=unit_text(LAUNCH)),
         Systemctl(verb="daemon-reload"),
         Systemctl(verb="enable", unit=UNIT),
+        RemoveFile(path=LAUNCH.env_path.removesuffix(".env") + ".token"),
         Systemctl(verb="reset-failed", unit=UNIT),
         Systemctl(verb="start", unit=UNIT),
     )

@@ -210,14 +210,18 @@ def write_env(step: Step, folders: Folders) -> Step:
         if not isinstance(value, str):
             raise Problem("bad-request", "write-env: nothing was sent for {}".format(name))
         entries.append((name, value))
-    apart = step.get("credential") is True
-    inside = [(name, value) for name, value in entries if name != survey.TOKEN or not apart]
+    path, credential = step["path"], step.get("credential")
+    inside = entries
+    if credential == "only" or (credential == "added" and survey.TOKEN not in _inside(path, folders)):
+        inside = [(name, value) for name, value in entries if name != survey.TOKEN]
     try:
         data = envfile.render(inside).encode("utf-8")
     except ValueError as error:
         raise Problem("bad-env", str(error), step["path"]) from None
-    path = step["path"]
-    changed = _write_token(path, dict(entries).get(survey.TOKEN, "") if apart else None, folders)
+    changed = False
+    if credential in ("added", "only"):  # before the env file: a token is never in neither
+        own, token = _token_file(path), dict(entries).get(survey.TOKEN, "")
+        changed = write_file(own, folders.base_of(own), folders.uid, token.encode("utf-8"), 0o600)
     return {"changed": write_file(path, folders.base_of(path), folders.uid, data, 0o600) or changed}
 
 
@@ -226,23 +230,24 @@ def _token_file(path: str) -> str:
     return path[: -len(".env")] + ".token" if path.endswith(".env") else path + ".token"
 
 
-def _write_token(path: str, token: str | None, folders: Folders) -> bool:
-    """The token's own file, for systemd to hand over (empty where there is no token); None: there must be no file."""
-    own = _token_file(path)
-    if token is None:
-        return remove_file(own, folders.base_of(own), folders.uid)
-    return write_file(own, folders.base_of(own), folders.uid, token.encode("utf-8"), 0o600)
+def _inside(path: str, folders: Folders) -> dict[str, str]:
+    """What the env file holds now; nothing, where it cannot be read."""
+    try:
+        found = read_file(path, folders.uid)
+        return envfile.parse(found[0].decode("utf-8")) if found else {}
+    except (Problem, UnicodeDecodeError):
+        return {}
 
 
 def _before(path: str, folders: Folders) -> dict[str, str]:
     """What the env file and the token beside it hold now; nothing, where they cannot be read."""
+    before = _inside(path, folders)
     try:
-        found, kept = read_file(path, folders.uid), read_file(_token_file(path), folders.uid)
-        before = envfile.parse(found[0].decode("utf-8")) if found else {}
+        kept = read_file(_token_file(path), folders.uid)
         if kept is not None and kept[0].strip():
             before.setdefault(survey.TOKEN, kept[0].decode("ascii").strip())
     except (Problem, UnicodeDecodeError):
-        return {}
+        pass
     return before
 
 

@@ -113,8 +113,8 @@ def _log(verbose: int) -> None:
     """Standard error only; libraries stay at warnings whatever is asked, for their logs quote what is sent."""
     level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(stream=sys.stderr, level=level, format="%(name)s: %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_mask)
+    for output in logging.getLogger().handlers:
+        output.addFilter(_mask)
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL if verbose < 2 else logging.WARNING)
 

@@ -41,12 +41,16 @@ class WriteFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteEnv:
-    """Write the env file, mode 0600; `credential`: the token into a file beside it, for systemd to hand over."""
+    """Write the env file, mode 0600.
+
+    `credential`: the token also into a file beside it, for systemd to hand over. "added": the env file keeps the one
+    that it has, for the unit that still counts; "only": it holds none. A token's file is removed by a step of its own.
+    """
 
     name: ClassVar[str] = "write-env"
     path: str
     entries: tuple[EnvEntry, ...]
-    credential: bool = False
+    credential: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from vmreconcile.model.launch import Launch
 from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.plan import Field
-from vmreconcile.model.steps import EndOrphans, RemoveServer, Spawn, Step, StopProcess, WriteEnv, WriteRecord
+from vmreconcile.model.steps import (
+    EndOrphans,
+    RemoveFile,
+    RemoveServer,
+    Spawn,
+    Step,
+    StopProcess,
+    WriteEnv,
+    WriteRecord,
+)
 from vmreconcile.model.values import JsonValue
 
 GRACE_S = 15.0
@@ -55,8 +64,8 @@ class ProcessRuntime:
         )
 
     def refresh(self, launch: Launch) -> tuple[Step, ...]:
-        """Write the env file."""
-        return (write_env(launch),)
+        """Write the env file, the token in it."""
+        return (WriteEnv(path=launch.env_path, entries=launch.entries), RemoveFile(path=token_file(launch)))
 
     def stop(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
         """Stop it, and note that it is meant to be stopped."""
@@ -95,9 +104,9 @@ class ProcessRuntime:
         return (RemoveServer(slug=server.slug),)
 
 
-def write_env(launch: Launch) -> WriteEnv:
-    """The env file, and the token's own file where there is to be one."""
-    return WriteEnv(path=launch.env_path, entries=launch.entries, credential=bool(launch.token_path))
+def token_file(launch: Launch) -> str:
+    """Where the token is, if it is kept apart from the env file."""
+    return launch.env_path.removesuffix(".env") + ".token"
 
 
 def end_orphans(server: ObservedServer) -> EndOrphans:

@@ -6,6 +6,7 @@ Sources: systemd.service(5), systemd.unit(5) (quoting, specifiers), systemd.exec
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from vmreconcile.model.launch import MARKER, TOKEN_VARIABLES, Launch
 from vmreconcile.model.observed import HostView, ObservedServer
@@ -17,10 +18,11 @@ from vmreconcile.model.steps import (
     Step,
     StopUnit,
     Systemctl,
+    WriteEnv,
     WriteFile,
     WriteRecord,
 )
-from vmreconcile.runtimes.process import GRACE_S, end_orphans, write_env
+from vmreconcile.runtimes.process import GRACE_S, end_orphans, token_file
 
 MINIMUM_VERSION = 240
 """Type=exec, which reports a failing exec, came with 240."""
@@ -111,16 +113,22 @@ class SystemdRuntime:
         )
 
     def refresh(self, launch: Launch) -> tuple[Step, ...]:
-        """Write env file, record and unit, reload and enable; the process goes on."""
+        """Write env file, record and unit, reload and enable; the process goes on.
+
+        Where the token moves between env file and credential, what the old unit needs goes last: a host that is lost
+        in between can still restart the server.
+        """
         record = {**launch.record, "runtime": self.name, "state": "running"}
         linger: tuple[Step, ...] = (EnableLinger(),) if launch.linger else ()
+        env = WriteEnv(path=launch.env_path, entries=launch.entries)
         return (
             WriteRecord(slug=launch.id.slug, record=record),
-            write_env(launch),
+            replace(env, credential="added" if launch.token_path else ""),
             *linger,
             WriteFile(path=launch.unit_path, content=unit_text(launch)),
             Systemctl(verb="daemon-reload", scope=launch.scope),
             Systemctl(verb="enable", unit=launch.id.unit, scope=launch.scope),
+            replace(env, credential="only") if launch.token_path else RemoveFile(path=token_file(launch)),
         )
 
     def stop(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
