@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ MAGIC = "VMRECONCILE/1"
 SALT = "00112233445566778899aabbccddeeff"
 
 
-def build_archive(*, pynvml: bool = False) -> bytes:
-    """Zip the room as package `vmreconcile_agent`, the same bytes each time."""
+def build_archive(*, pynvml: bool = False, replacing: Mapping[str, str] | None = None) -> bytes:
+    """Zip the room as package `vmreconcile_agent`, the same bytes each time; `replacing` names other sources."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(ROOM.glob("*.py")):
-            archive.writestr(zipfile.ZipInfo(f"vmreconcile_agent/{path.name}"), path.read_bytes())
+            source = (replacing or {}).get(path.name)
+            data = path.read_bytes() if source is None else source.encode()
+            archive.writestr(zipfile.ZipInfo(f"vmreconcile_agent/{path.name}"), data)
         if pynvml:
             found = importlib.util.find_spec("pynvml")
             assert found is not None

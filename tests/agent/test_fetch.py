@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any, Self
 import pytest
 
 from tests.agent.conftest import wait_until
-from tests.agent.driver import Agent, Refused
+from tests.agent.driver import ROOM, Agent, Refused, build_archive
 from tests.lab.hub import COMMIT, Gate, Hub, Repository
 
 TOKEN = "hf_SentinelTokenThatMustShowNowhere0000"  # made up
@@ -285,3 +286,48 @@ def test_an_error_that_holds_the_token_is_cut_after_it_is_taken_out(agent: Agent
         agent.ask("fetch", **asking(hub, vllm))
     assert "x" * 200 in str(caught.value)
     assert TOKEN[:6] not in str(caught.value)
+
+
+def test_a_model_that_is_whole_needs_no_hub(agent: Agent, hub: Hub, vllm: Path) -> None:
+    """Nor does one that is offline; one of which a part is missing is not called there."""
+    sharded = {
+        "config.json": b"{}",
+        "model.safetensors.index.json": b'{"weight_map": {"b": "w-00002-of-00002.safetensors"}}',
+        "w-00001-of-00002.safetensors": b"1" * 100,
+        "w-00002-of-00002.safetensors": b"2" * 100,
+    }
+    hub.repositories["org/sharded"] = Repository(files=sharded)
+    for model in ("org/open", "org/sharded"):
+        agent.ask("fetch", **asking(hub, vllm, model))
+    hub.failure = HTTPStatus.SERVICE_UNAVAILABLE
+    for model in ("org/open", "org/sharded"):
+        answer = agent.ask("fetch", **asking(hub, vllm, model))[0]
+        assert (answer["fetched"], answer["total"] > 200) == (0, True)
+    folder = vllm.parents[1] / f"hf/hub/models--org--sharded/snapshots/{COMMIT}"
+    for name in ("w-00002-of-00002.safetensors", "config.json"):
+        kept_aside = (folder / name).readlink()
+        (folder / name).unlink()
+        with pytest.raises(Refused) as caught:
+            agent.ask("fetch", **asking(hub, vllm, "org/sharded"))
+        assert caught.value.kind == "fetch-hub-unreachable"
+        (folder / name).symlink_to(kept_aside)
+
+
+def test_a_hub_that_says_nothing_is_given_up(
+    hub: Hub, vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own patience ends, and what it says is told."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        request = asking(hub, vllm)
+        request["env"] |= {"HF_ENDPOINT": url}
+        source = (ROOM / "fetch.py").read_text(encoding="utf-8")
+        assert "PATIENCE_S = 60.0" in source
+        hasty = source.replace("PATIENCE_S = 60.0", "PATIENCE_S = 2.0")
+        running = Agent(tmp_path, archive=build_archive(replacing={"fetch.py": hasty}))
+        try:
+            with pytest.raises(Refused, match="no whole answer within 2 s") as caught:
+                running.ask("fetch", **request)
+        finally:
+            running.close()
+        assert caught.value.kind == "fetch-hub-unreachable"

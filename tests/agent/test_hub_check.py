@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.agent.driver import Agent, Refused
-from tests.lab.hub import Gate, Hub, Repository
+from tests.lab.hub import Answer, Gate, Hub, Repository
 
 TOKEN = "hf_SentinelTokenThatMustShowNowhere0000"  # made up
 OTHER = TOKEN.replace("0000", "9999")
@@ -176,3 +177,44 @@ def test_what_is_no_hub_is_unreachable(agent: Agent, answer: bytes) -> None:
         assert (found["access"], bool(found["detail"])) == ("hub_unreachable", True)
         (seen,) = agent.ask("checkup", endpoints=[url])[0]["checkup"]["hubs"]
         assert seen["endpoint"] == url
+
+
+def test_answers_about_no_model_and_addresses_that_are_none(agent: Agent, hub: Hub) -> None:
+    """Only the Hub's own words count: what a proxy says in its place refuses nobody."""
+    answer = hub.answer
+    for body, status, headers in (
+        (b"[1, 2]", HTTPStatus.OK, {}),
+        (b"{}", HTTPStatus.OK, {}),
+        (b"", HTTPStatus.FORBIDDEN, {}),
+        (b"", HTTPStatus.NOT_FOUND, {}),
+        (b"", HTTPStatus.UNAUTHORIZED, {}),
+    ):
+        hub.answer = lambda _: Answer(status=status, body=body, headers=headers)  # type: ignore[method-assign] # noqa: B023 - used at once
+        check = {"slug": "m", "model": "a/b", "revision": "", "endpoint": hub.url}
+        assert agent.ask("hub-check", checks=[check])[0]["answers"][0]["access"] == "hub_unreachable", (body, status)
+    hub.answer = answer  # type: ignore[method-assign]
+    for endpoint in ("http://hub:abc", "http://[::1", "http://a b/", "http://"):
+        check = {"slug": "m", "model": "a/b", "revision": "", "endpoint": endpoint}
+        assert agent.ask("hub-check", checks=[check])[0]["answers"][0]["access"] == "hub_unreachable", endpoint
+        assert agent.ask("checkup", endpoints=[endpoint])[0]["checkup"]["hubs"][0]["problem"], endpoint
+
+
+def test_a_hub_that_drips_is_given_up(agent: Agent) -> None:
+    """Each byte would begin the time anew."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError), server.accept()[0] as client:
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                while True:
+                    client.sendall(b" ")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        check = {"slug": "m", "model": "a/b", "revision": "", "endpoint": url}
+        began = time.monotonic()
+        (found,) = agent.ask("hub-check", checks=[check], timeout=1.0)[0]["answers"]
+        assert (found["access"], found["detail"]) == ("hub_unreachable", "no whole answer within 1 s")
+        assert time.monotonic() - began < 8

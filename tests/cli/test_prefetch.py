@@ -86,6 +86,28 @@ def test_a_fetch_that_cannot_be_made_is_no_reason_not_to_start(desk: Desk, kind:
     assert set(desk.pids()) == {"qwen@gpu1", "qwen@gpu2"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "goes_on"),
+    [("fetch-no-hub", True), ("fetch-hub-unreachable", False), ("fetch-offline", False), ("fetch-failed", False)],
+)
+def test_nothing_is_stopped_for_a_model_that_could_not_be_fetched(
+    desk: Desk,
+    kind: str,
+    goes_on: bool,  # noqa: FBT001 - a table
+) -> None:
+    """What is known to be missing, or not known to be there, is no reason to end a server that serves."""
+    desk.change("port: 8001", "port: 8001\nprefetch: true")
+    desk("apply", "-y")
+    pids = desk.pids()
+    desk.change("model: org/qwen", "model: org/other")
+    for host in desk.hosts.values():
+        host.fetching["org/other"] = Refusal(kind, "cut off in the middle")
+    said = desk("apply", "-y")
+    assert (said.code == 0, desk.pids() != pids) == (goes_on, goes_on)
+    assert "cut off in the middle" in said.out + said.err
+    assert ("going on without" in said.err) == goes_on
+
+
 def test_an_early_stop_waits_for_the_fetch(desk: Desk) -> None:
     """A server that gives its port away is not stopped where its own model cannot be fetched."""
     desk.change("port: 8001", "port: 8001\nprefetch: true")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.message
+import errno
 import importlib
 import io
 import urllib.error
@@ -39,6 +40,9 @@ REFUSALS = [
     (403, "GatedRepo", "Access to model acme/model is restricted.", TOKEN, Access.GATED),
     (403, "", NO_PERMISSION, TOKEN, Access.GATED),
     (403, "", "Forbidden", "", Access.NO_TOKEN),
+    (401, "", "", TOKEN, Access.HUB_UNREACHABLE),
+    (403, "", "", TOKEN, Access.HUB_UNREACHABLE),
+    (404, "", "", TOKEN, Access.HUB_UNREACHABLE),
     (401, "", "Invalid credentials in Authorization header", TOKEN, Access.TOKEN_INVALID),
     (401, "", 'User Access Token "laptop" is expired', TOKEN, Access.TOKEN_INVALID),
     (401, "", "Invalid username or password.", "", Access.NO_SUCH_MODEL),
@@ -53,7 +57,7 @@ REFUSALS = [
 
 def raised(status: int, code: str, message: str) -> HfHubHTTPError:
     """What the real client raises for an answer of the real Hub's address."""
-    headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+    headers = ({"X-Error-Message": message} if message else {}) | ({"X-Error-Code": code} if code else {})
     response = HTTP.Response(status, headers=headers, request=HTTP.Request("GET", URL))
     with pytest.raises(HfHubHTTPError) as caught:
         hf_raise_for_status(response)
@@ -70,7 +74,8 @@ def test_controller(status: int, code: str, message: str, token: str, access: Ac
 def test_agent(status: int, code: str, message: str, token: str, access: Access) -> None:
     """By the standard library."""
     headers = email.message.Message()
-    headers["X-Error-Message"] = message
+    if message:
+        headers["X-Error-Message"] = message
     if code:
         headers["X-Error-Code"] = code
     with urllib.error.HTTPError(URL, status, message, headers, io.BytesIO()) as error:
@@ -81,6 +86,6 @@ def test_agent(status: int, code: str, message: str, token: str, access: Access)
 def test_program(status: int, code: str, message: str, token: str, access: Access) -> None:
     """In vLLM's own interpreter."""
     begin = PROGRAM.index("def kind_of")
-    names: dict[str, Any] = {"spec": {"token": token or False}}
+    names: dict[str, Any] = {"spec": {"token": token or False}, "errno": errno}
     exec(PROGRAM[begin : PROGRAM.index("\ndef run")], names)
     assert names["kind_of"](raised(status, code, message)) == KINDS[access]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.hub import COMMIT, Gate, Hub, Repository
+from tests.lab.hub import COMMIT, Answer, Gate, Hub, Repository
 from vmreconcile.effects.access_cache import AccessCache, cache_folder
-from vmreconcile.effects.hub import ask, whoami
+from vmreconcile.effects.hub import ask, reachable, whoami
 from vmreconcile.effects.transport import TransportOptions
 from vmreconcile.flows import access as asking
 from vmreconcile.model.access import Access, Question, Verdict
@@ -185,3 +185,29 @@ def test_a_look_at_the_command_line_loads_no_hub() -> None:
     program = "import sys, vmreconcile.cli.plans, vmreconcile.cli.auth_check; print('huggingface_hub' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_question_ends_in_time_whatever_the_hub_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that accepts and says nothing, and one that drips, for every question that there is."""
+    monkeypatch.setattr("vmreconcile.effects.hub.OVERALL_S", 0.5)
+    token = Secret(IN)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert ask(Question(model="a/b", endpoint=url), token).access is Access.HUB_UNREACHABLE
+        assert "no whole answer within 0.5 s" in whoami(token, url).problem
+        assert "no whole answer within 0.5 s" in reachable(url)
+
+
+@pytest.mark.parametrize("body", [b"[1]", b'"x"', b"3", b"null"])
+def test_an_identity_that_is_none(hub: Hub, body: bytes) -> None:
+    """Whatever JSON it is."""
+    hub.answer = lambda _: Answer(status=HTTPStatus.OK, body=body, headers={"Content-Type": "application/json"})  # type: ignore[method-assign] # a Hub that is none
+    assert whoami(Secret(IN), hub.url).problem
+
+
+@pytest.mark.parametrize("endpoint", ["http://hub:abc", "http://[::1", "http://a b/", "nonsense", "ftp://x"])
+def test_an_endpoint_that_is_no_address(endpoint: str) -> None:
+    """Is one that cannot be asked."""
+    assert ask(Question(model="a/b", endpoint=endpoint), None).access is Access.HUB_UNREACHABLE
+    assert whoami(Secret(IN), endpoint).problem
+    assert reachable(endpoint)

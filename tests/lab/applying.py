@@ -39,6 +39,10 @@ class Witness:
         self.waited.append((str(server), line))
         self.on_wait()
 
+    def says(self, server: ServerId, line: str) -> None:
+        """Something to know of a server."""
+        self.waited.append((str(server), line))
+
     def ends(self, result: Result) -> None:
         """A server is done."""
         self.ended.append(result)

@@ -26,6 +26,7 @@ else:
 TOKEN = "HF_TOKEN"  # noqa: S105 - a variable's name
 LOOK_S = 0.5
 TELL_S = 2.0
+PATIENCE_S = 60.0  # until the Hub has said how large the model is
 LONGEST = 1 << 20
 
 
@@ -116,34 +117,61 @@ class _Child:
         os.close(self.source)
 
 
+class _Words:
+    """What the program says, line by line: its last event, and its last line that is none."""
+
+    def __init__(self) -> None:
+        """Nothing so far."""
+        self.last: dict[str, Any] = {}
+        self.noise = ""
+        self._held = b""
+
+    def take(self, data: bytes, progress: Callable[..., None]) -> None:
+        """Take what was read; the size of the whole is told on at once."""
+        *lines, self._held = (self._held + data)[-LONGEST:].split(b"\n")
+        for line in lines:
+            text = line.decode("utf-8", "replace")
+            if not text.startswith(PREFIX):
+                self.noise = text.strip() or self.noise
+                continue
+            self.last = jsontext.loads(text[len(PREFIX) :])
+            if self.last.get("event") == "size":
+                progress(**self.last)
+
+    def outcome(self, token: str) -> dict[str, Any]:
+        """The last word as an answer.
+
+        Raises:
+            Problem: the program failed.
+        """
+        if self.last.get("event") == "done":
+            return {name: self.last.get(name) for name in ("fetched", "total", "path")}
+        said = str(self.last.get("message") or self.noise or "the fetching program ended without a word")
+        said = masks.mask_text(said.replace(token, masks.STARS) if token else said)
+        raise Problem("fetch-" + str(self.last.get("kind") or "failed").replace("_", "-"), said)
+
+
 def _follow(child: _Child, channel: Channel, progress: Callable[..., None], token: str) -> dict[str, Any]:
-    """Pass on what the program says, until it is done, failed, or nobody listens."""
+    """Pass on what the program says, until it is done, failed, or nobody listens.
+
+    Raises:
+        Problem: it failed, the Hub says nothing, or the controller is gone.
+    """
     poll = select.poll()
     poll.register(child.source, select.POLLIN | select.POLLHUP)
-    held, noise, told = b"", "", time.monotonic()
-    last: dict[str, Any] = {}
+    words = _Words()
+    begun = told = time.monotonic()
     while True:
         if channel.interrupted(0):
             raise Problem("interrupted", "the controller has gone away; what was fetched stays")
         if poll.poll(LOOK_S * 1000):
             data = os.read(child.source, 1 << 16)
             if not data:
-                break
-            held = (held + data)[-LONGEST:]
-            *lines, held = held.split(b"\n")
-            for line in lines:
-                text = line.decode("utf-8", "replace")
-                if not text.startswith(PREFIX):
-                    noise = text.strip() or noise
-                    continue
-                last = jsontext.loads(text[len(PREFIX) :])
-                if last.get("event") == "size":
-                    progress(**last)
-        if time.monotonic() - told >= TELL_S:
-            told = time.monotonic()
-            progress(**(last if last.get("event") == "at" else {"event": "at", "done": 0, "total": 0}))
-    if last.get("event") == "done":
-        return {name: last.get(name) for name in ("fetched", "total", "path")}
-    said = str(last.get("message") or noise or "the fetching program ended without a word")
-    said = masks.mask_text(said.replace(token, masks.STARS) if token else said)
-    raise Problem("fetch-" + str(last.get("kind") or "failed").replace("_", "-"), said)
+                return words.outcome(token)
+            words.take(data, progress)
+        now = time.monotonic()
+        if not words.last and now - begun > PATIENCE_S:
+            raise Problem("fetch-hub-unreachable", "the Hub gave no whole answer within {:g} s".format(PATIENCE_S))
+        if now - told >= TELL_S:
+            told = now
+            progress(**(words.last if words.last.get("event") == "at" else {"event": "at", "done": 0, "total": 0}))

@@ -9,7 +9,7 @@ PREFIX = "VMRECONCILE-FETCH "
 PROGRAM = r"""
 import sys
 sys.path[:] = [path for path in sys.path if path]  # nothing of the folder that this was started in
-import json, os, re, threading
+import errno, json, os, re, threading
 spec = json.loads(sys.stdin.readline())
 os.environ.update(spec["env"])
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -24,6 +24,7 @@ def watch_input():
     os._exit(3)
 
 threading.Thread(target=watch_input, daemon=True).start()
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 WORSE = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".tflite", ".gguf", ".nemo")
 
 def wanted(names, load_format):
@@ -35,7 +36,7 @@ def wanted(names, load_format):
             return sorted(name for name in names if not name.endswith(dropped))
     return sorted(names)
 
-def present(folder):
+def present(folder, follow=False):
     total = 0
     try:
         entries = list(os.scandir(folder))
@@ -43,7 +44,7 @@ def present(folder):
         return 0
     for entry in entries:
         try:
-            total += entry.stat(follow_symlinks=False).st_size
+            total += entry.stat(follow_symlinks=follow).st_size
         except OSError:
             pass
     return total
@@ -65,7 +66,10 @@ def kind_of(error):
         cause = cause.__cause__
     response = getattr(cause, "response", None)
     status = getattr(response, "status_code", 0)
-    code = response.headers.get("X-Error-Code", "") if response is not None else ""
+    headers = response.headers if response is not None else {}
+    code = headers.get("X-Error-Code", "")
+    if response is not None and not code and not headers.get("X-Error-Message"):
+        return "hub_unreachable"
     if code == "GatedRepo" or status == 403:
         return "gated"
     if code == "RevisionNotFound" or "RevisionNotFoundError" in names:
@@ -76,10 +80,12 @@ def kind_of(error):
         return "no_such_repo"
     if isinstance(error, Untrusted):
         return "untrusted"
-    if isinstance(error, OSError) and error.errno == 28:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk_full"
-    if isinstance(error, PermissionError):
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "no_permission"
+    if isinstance(error, OSError) and error.errno and error.filename:
+        return "disk_error"
     return "hub_unreachable"
 
 class Untrusted(Exception):
@@ -105,14 +111,36 @@ def guard():
         return seen
     HfApi.model_info, file_download.get_hf_file_metadata = model_info, get_hf_file_metadata
 
+asked = set()
+
+def whole():
+    # The folder of the model's files, where a copy in the cache lacks none that the Hub or its own index names.
+    from huggingface_hub import try_to_load_from_cache
+    config = try_to_load_from_cache(spec["model"], "config.json", revision=spec["revision"] or None)
+    if not isinstance(config, str):
+        return None
+    folder = os.path.dirname(config)
+    names = set(os.path.relpath(os.path.join(at, n), folder) for at, _, rest in os.walk(folder) for n in rest)
+    wants = asked | {"config.json"}
+    for name in names:
+        if name.endswith(".index.json"):
+            with open(os.path.join(folder, name)) as file:
+                wants.update(json.load(file).get("weight_map", {}).values())
+        parts = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})(\.\w+)", name)
+        if parts:
+            wants.update("%s-%05d-of-%s%s" % (parts[1], n + 1, parts[2], parts[3]) for n in range(int(parts[2])))
+    weights = any(name.endswith(WEIGHTS) for name in names)
+    return folder if weights and all(os.path.exists(os.path.join(folder, name)) for name in wants) else None
+
 def run():
     from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
     import glob, shutil
     guard()
     model, revision, token = spec["model"], spec["revision"] or None, spec["token"] or False
-    seen = HfApi(token=token).model_info(model, revision=revision, files_metadata=True)
+    seen = HfApi(token=token).model_info(model, revision=revision, files_metadata=True, timeout=30)
     sizes = {each.rfilename: each.size or 0 for each in seen.siblings or []}
     names = wanted(sizes, spec["load_format"])
+    asked.update(names)
     missing = [n for n in names if not isinstance(try_to_load_from_cache(model, n, revision=seen.sha), str)]
     cache = constants.HF_HUB_CACHE
     blobs = os.path.join(cache, "models--" + model.replace("/", "--"), "blobs")
@@ -140,10 +168,17 @@ except ImportError as error:
     say(event="failed", kind="no_hub", message="%s has no huggingface_hub: %s" % (sys.executable, error))
     code = 1
 except Exception as error:
+    kind = kind_of(error)
+    there = whole() if kind in ("hub_unreachable", "offline") else None
+    if there:
+        # Nobody can say whether it is the newest; it is what a server would load now.
+        from huggingface_hub import constants
+        say(event="done", fetched=0, total=present(there, follow=True), path=constants.HF_HUB_CACHE)
+        os._exit(0)
     text = str(getattr(error, "server_message", None) or error) or type(error).__name__
     if spec["token"]:
         text = text.replace(spec["token"], "***")
-    say(event="failed", kind=kind_of(error), message=" ".join(text.split())[:300])
+    say(event="failed", kind=kind, message=" ".join(text.split())[:300])
     code = 1
 os._exit(code)
 """

@@ -6,6 +6,7 @@ The token goes to the endpoint alone: a redirect to another host, or away from T
 from __future__ import annotations
 
 import http.client
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -53,7 +54,7 @@ def _answer(check: Any, secrets: dict[str, Any], seen: survey.Survey, timeout: f
     if not isinstance(check, dict) or not all(isinstance(check.get(name), str) for name in names):
         raise Problem("bad-request", "a check has slug, model, revision and endpoint")
     slug, endpoint = check["slug"], check["endpoint"]
-    if not is_slug(slug) or urllib.parse.urlsplit(endpoint).scheme not in ("http", "https"):
+    if not is_slug(slug) or not endpoint.startswith(("http://", "https://")):
         raise Problem("bad-request", "a check's slug or endpoint is none")
     token, whose = _token(check.get("token"), secrets, seen.environment(slug)[0])
     opener = _opener(check.get("proxies") or {})
@@ -82,12 +83,16 @@ def _ask(opener: urllib.request.OpenerDirector, check: dict[str, Any], token: st
         about += "/revision/" + urllib.parse.quote(check["revision"], safe="")
     try:
         found = jsontext.loads(_get(opener, about, token, timeout).decode("utf-8", "replace"))
-        if isinstance(found, dict) and found.get("gated") not in (False, None):
+        if not isinstance(found, dict) or not isinstance(found.get("id"), str):
+            return "hub_unreachable", "the answer is about no model"
+        if found.get("gated") not in (False, None):
             _get(opener, base + "/auth-check", token, timeout)
     except urllib.error.HTTPError as error:
         return _refusal(error, token)
+    except http.client.InvalidURL as error:
+        return "hub_unreachable", str(error)
     except (ValueError, RecursionError):
-        return "hub_unreachable", "the answer is not JSON"
+        return "hub_unreachable", "the answer is not JSON, or the endpoint is no address"
     except http.client.HTTPException as error:
         return "hub_unreachable", "the answer is not HTTP ({})".format(type(error).__name__)
     except OSError as error:
@@ -99,15 +104,25 @@ def _get(opener: urllib.request.OpenerDirector, url: str, token: str, timeout: f
     headers = {"User-Agent": "vmreconcile-agent"}
     if token:
         headers["Authorization"] = "Bearer " + token
+    until = time.monotonic() + timeout
+    data = b""
     with opener.open(urllib.request.Request(url, headers=headers), timeout=timeout) as answer:  # noqa: S310 - checked
-        data: bytes = answer.read(LONGEST)
-        return data
+        while len(data) < LONGEST:
+            part: bytes = answer.read1(1 << 16)
+            if not part:
+                break
+            data += part
+            if time.monotonic() > until:  # each byte would begin the time anew
+                raise TimeoutError("no whole answer within {:g} s".format(timeout))
+    return data
 
 
 def _refusal(error: urllib.error.HTTPError, token: str) -> tuple[str, str]:
     """The Hub's own codes (X-Error-Code) before the status; a 401 without one is about the token."""
     code = error.headers.get("X-Error-Code", "") or ""
     said = error.headers.get("X-Error-Message", "") or "HTTP {}".format(error.code)
+    if not code and not error.headers.get("X-Error-Message"):
+        return "hub_unreachable", said + " without the Hub's reason"
     if code == "GatedRepo" or error.code == 403:
         return "gated" if token else "no_token", said
     if code == "RevisionNotFound":

@@ -50,6 +50,10 @@ class Progress:
             self._said[server] = now
             self._line(f"{server}: waiting, {seconds:.0f} s so far ({printable(line)})")
 
+    def says(self, server: ServerId, line: str) -> None:
+        """Say it at once, whatever is waited for."""
+        self._line(f"{server}: {printable(line)}")
+
     def rests(self, server: ServerId) -> None:
         """A server is no longer waited for."""
         with self._lock:

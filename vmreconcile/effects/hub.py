@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vmreconcile.effects.deadline import within
 from vmreconcile.errors import VmreconcileError
 from vmreconcile.model.access import Access, Identity, Question, Verdict
 from vmreconcile.model.secret import Secret
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 TIMEOUT_S = 10.0
+OVERALL_S = 20.0
+"""For a whole question, however slowly its answer comes."""
 
 
 def ask(question: Question, token: Secret | None) -> Verdict:
     """Ask whether the token may read the model; never raises for what the Hub or the network does."""
     try:
-        architectures = _ask(question, _api(question.endpoint, token))
+        architectures = within(OVERALL_S, lambda: _ask(question, _api(question.endpoint, token)))
     except Exception as error:  # noqa: BLE001 - whatever the network, TLS or an odd answer makes of it
         return Verdict(access=refusal(error, token), detail=_said(error, token))
     return Verdict(access=Access.OK, architectures=architectures)
@@ -43,8 +46,10 @@ def refusal(error: Exception, token: Secret | None) -> Access:
 
     if isinstance(error, HFValidationError):
         return Access.NO_SUCH_MODEL
-    response = _response(error)
-    status, code = _status(error), str(getattr(response, "headers", {}).get("X-Error-Code", ""))
+    headers = getattr(_response(error), "headers", {})
+    status, code = _status(error), str(headers.get("X-Error-Code", ""))
+    if not code and not headers.get("X-Error-Message"):
+        return Access.HUB_UNREACHABLE  # a proxy's own words, say: the Hub gives a reason with each refusal
     if code == "GatedRepo" or status == 403:
         return Access.GATED if token else Access.NO_TOKEN
     if code == "RevisionNotFound":
@@ -68,7 +73,9 @@ def _ask(question: Question, api: HfApi) -> tuple[str, ...]:
 def whoami(token: Secret, endpoint: str) -> Identity:
     """Ask whose a token is; never raises for what the Hub or the network does."""
     try:
-        seen = _api(endpoint, token).whoami()
+        seen: object = within(OVERALL_S, lambda: _api(endpoint, token).whoami())
+        if not isinstance(seen, dict):
+            return Identity(problem="the answer is not the Hub's")
     except Exception as error:  # noqa: BLE001 - as above
         return Identity(problem=_said(error, token), invalid=_status(error) in {401, 403})
     auth = _part(_part(seen, "auth"), "accessToken")
@@ -83,10 +90,14 @@ def whoami(token: Secret, endpoint: str) -> Identity:
 
 def reachable(endpoint: str) -> str:
     """Why an endpoint does not answer, "" where it does, with whatever status."""
-    from huggingface_hub import get_session  # noqa: PLC0415 - as above
+
+    def head() -> None:
+        from huggingface_hub import get_session  # noqa: PLC0415 - as above
+
+        get_session().head(endpoint, timeout=TIMEOUT_S)
 
     try:
-        get_session().head(endpoint, timeout=TIMEOUT_S)
+        within(OVERALL_S, head)
     except Exception as error:  # noqa: BLE001 - as above
         return _said(error, None)
     return ""
@@ -98,11 +109,15 @@ def log_in(token: Secret) -> None:
     Raises:
         VmreconcileError: the Hub does not accept it, cannot be asked, or the file cannot be written.
     """
-    from huggingface_hub import login  # noqa: PLC0415 - as above
+
+    def store() -> None:
+        from huggingface_hub import login  # noqa: PLC0415 - as above
+
+        login(token=token.reveal(), add_to_git_credential=False)
 
     mask = os.umask(0o077)  # huggingface_hub before 1.25 leaves the files to the umask
     try:
-        login(token=token.reveal(), add_to_git_credential=False)
+        within(OVERALL_S, store)
         _for_owner_alone()
     except Exception as error:  # noqa: BLE001 - as above
         if _status(error) in {401, 403}:

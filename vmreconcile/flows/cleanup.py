@@ -76,6 +76,9 @@ class _Silence:
     def waits(self, server: ServerId, seconds: float, line: str) -> None:
         pass
 
+    def says(self, server: ServerId, line: str) -> None:
+        pass
+
     def ends(self, result: Result) -> None:
         pass
 

@@ -145,10 +145,10 @@ def _fetch_first(queue: list[Change], run: Run) -> dict[ServerId, Failure]:
         try:
             fetch(wanted, run.fleet, run.secrets, functools.partial(_tell_fetching, change.server, run))
         except NotFetched as error:
-            if not error.bearable:
-                failed[change.server] = error.failure
+            if error.bearable(disruptive=change.disruptive):
+                run.reporter.says(change.server, f"{error.failure.summary}; going on without")
             else:
-                run.reporter.waits(change.server, 0.0, f"{error.failure.summary}; going on without")
+                failed[change.server] = error.failure
         except Interrupted:
             run.fleet.drop(change.server.host)  # the agent ends the fetching as its controller goes away
             break

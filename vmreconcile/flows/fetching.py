@@ -20,8 +20,11 @@ SILENCE_S = 120.0
 GIB = 1 << 30
 LARGEST = 1 << 63
 KIND = "fetch-"
-BEARABLE = frozenset({"no_hub", "hub_unreachable", "offline", "failed"})
-"""Kinds for which a start is tried all the same: the model may be on the host, or vLLM may fetch it better."""
+BEARABLE = frozenset({"no_hub"})
+"""Kinds for which the server is started anew all the same: nothing is known to be missing."""
+
+BEARABLE_AT_A_START = BEARABLE | {"hub_unreachable", "offline", "failed"}
+"""Kinds for which a server that does not run is started all the same: vLLM may find what it needs in its own way."""
 
 REMEDIES: Mapping[str, str] = {
     "disk_full": "free space there (hf cache prune), or set HF_HOME under env to another disk",
@@ -30,6 +33,7 @@ REMEDIES: Mapping[str, str] = {
     "no_such_repo": "correct model:, or name a token source whose account may see it",
     "revision_not_found": "correct revision:",
     "no_permission": "let the user that vmreconcile works as write to the cache, or set HF_HOME under env",
+    "disk_error": "look at the file system of the cache there (vmreconcile doctor), or set HF_HOME under env",
     "no_hub": "nothing was fetched: vLLM itself does so at its start",
     "hub_unreachable": "look at the host's network, HTTPS_PROXY and HF_ENDPOINT (vmreconcile doctor)",
     "untrusted": "see what answers at HF_ENDPOINT: the Hub names commits and files by letters and digits alone",
@@ -54,10 +58,9 @@ class NotFetched(VmreconcileError):  # noqa: N818 - an outcome, reported as one
         super().__init__(failure.summary, remedy=failure.remedy)
         self.failure = failure
 
-    @property
-    def bearable(self) -> bool:
-        """Whether a start may be tried without them."""
-        return self.failure.kind in BEARABLE
+    def bearable(self, *, disruptive: bool) -> bool:
+        """Whether to go on without them; `disruptive`: something that runs would be stopped for it."""
+        return self.failure.kind in (BEARABLE if disruptive else BEARABLE_AT_A_START)
 
 
 def fetchable(server: DesiredServer) -> bool:

@@ -31,6 +31,9 @@ class Reporter(Protocol):
     def waits(self, server: ServerId, seconds: float, line: str) -> None:
         """A server is waited for, `seconds` so far; `line` is what it said last."""
 
+    def says(self, server: ServerId, line: str) -> None:
+        """Something that the person should know of a server, once."""
+
     def ends(self, result: Result) -> None:
         """A server is done."""
 

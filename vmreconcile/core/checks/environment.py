@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from vmreconcile.core.checks.source import Finding, dotted
@@ -10,6 +11,8 @@ from vmreconcile.model.values import JsonValue
 
 TOKEN_NAMES = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HUGGINGFACE_TOKEN"})
 OURS = "VMRECONCILE_"
+ENDPOINT = "HF_ENDPOINT"
+_ADDRESS = re.compile(r"https?://(?:[^\s/@]*@)?(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/\S*)?")
 GPUS = "CUDA_VISIBLE_DEVICES"
 
 
@@ -34,4 +37,12 @@ def check_environment(env: Mapping[str, JsonValue], path: Path) -> Iterator[Find
                 why=f"Names that begin with {OURS} mark the servers that vmreconcile owns.",
                 remedy="Remove it, or choose another name.",
                 at_key=True,
+            )
+        elif name == ENDPOINT and not _ADDRESS.fullmatch(str(value)):
+            yield Finding(
+                path=at,
+                code="endpoint-malformed",
+                summary=f"{dotted(at)} is no address of a Hub.",
+                why="The Hub's client can ask only http:// and https:// addresses.",
+                remedy="Write it as https://HOST or https://HOST:PORT.",
             )
