@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import socket
 import sys
 import threading
@@ -199,31 +199,25 @@ def test_the_token_is_in_no_process(agent: Agent, hub: Hub, vllm: Path) -> None:
     hub.answer = slow  # type: ignore[method-assign] # a Hub that takes its time
     agent.ask("checkup")  # the agent is there now
     agent.send("fetch", **asking(hub, vllm))
-    wait_until(lambda: any("resolve" in request.path for request in hub.requests) or fetchers(), 20)
-    (pid,) = fetchers()
+    wait_until(lambda: any("resolve" in request.path for request in hub.requests) or fetchers(agent), 20)
+    (pid,) = fetchers(agent)
     wait_until(lambda: any("/api/models" in request.path for request in hub.requests), 20)
     assert TOKEN.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
     assert TOKEN.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
     agent.process.stdin.close()  # type: ignore[union-attr] # the controller goes away
     until = time.monotonic() + 10
-    while fetchers() and time.monotonic() < until:
+    while fetchers(agent) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not fetchers()
+    assert not fetchers(agent)
     hold.set()
 
 
-def fetchers() -> list[int]:
-    """Processes that fetch."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                argv = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"VMRECONCILE-FETCH" in argv and entry.stat().st_uid == os.getuid():
-                found.append(int(entry.name))
-    return found
+def fetchers(agent: Agent) -> list[int]:
+    """Processes that fetch for this agent."""
+    children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children")
+    with contextlib.suppress(OSError):
+        return [int(pid) for pid in children.read_text().split()]
+    return []
 
 
 def test_a_hub_that_tells_no_sizes(agent: Agent, hub: Hub, vllm: Path) -> None:
