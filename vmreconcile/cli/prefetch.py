@@ -16,7 +16,7 @@ from vmreconcile.core.selection import named_servers
 from vmreconcile.effects.lost import reached
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.errors import UnreachableError
-from vmreconcile.flows.fetching import Fetched, NotFetched, fetch, fetchable
+from vmreconcile.flows.fetching import Fetched, NotFetched, fetch
 from vmreconcile.flows.inputs import hosts_of
 from vmreconcile.flows.prepare import Prepared, prepared
 from vmreconcile.model.desired import DesiredServer, DesiredState
@@ -60,7 +60,7 @@ def prefetch(arguments: argparse.Namespace) -> int:
 
 def _once(chosen: list[DesiredServer], host: str) -> list[DesiredServer]:
     """The servers of a host, replicas left out: they share their files."""
-    return [server for server in chosen if server.id.host == host and server.id.replica == 0 and fetchable(server)]
+    return [server for server in chosen if server.id.host == host and server.id.replica == 0 and server.from_hub]
 
 
 def _host(servers: list[DesiredServer], ready: Prepared, progress: Progress) -> list[Row]:

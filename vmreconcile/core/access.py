@@ -55,7 +55,7 @@ def endpoint_of(environ: Mapping[str, str]) -> str:
 def question_of(server: DesiredServer, asker: Asker) -> Question | None:
     """What to ask for a server; None where it loads from a path, or never asks the Hub itself."""
     environ = {**asker.environ, **{name: str(each.value) for name, each in server.env.items()}}
-    if server.model.startswith(("/", ".", "~")) or offline(environ):
+    if not server.from_hub or offline(environ):
         return None
     source = server.token if server.token in asker.sources else None
     return Question(

@@ -106,7 +106,7 @@ def check_on_hosts(prepared: Prepared) -> tuple[tuple[CheckedOnHost, ...], tuple
     asked: dict[str, list[tuple[DesiredServer, Question]]] = {}
     offline: list[CheckedOnHost] = []
     for server in within(prepared).servers:
-        if server.state is DesiredState.ABSENT or server.model.startswith(("/", ".", "~")):
+        if server.state is DesiredState.ABSENT or not server.from_hub:
             continue
         question = question_of(server, asker)
         if question is None:

@@ -15,7 +15,7 @@ from vmreconcile.effects.lost import lost_host
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
-from vmreconcile.flows.fetching import NotFetched, fetch, fetchable
+from vmreconcile.flows.fetching import NotFetched, fetch
 from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
 from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
 from vmreconcile.model.desired import DEFAULT_PRIORITY
@@ -138,7 +138,7 @@ def _fetch_first(queue: list[Change], run: Run) -> dict[ServerId, Failure]:
     for change in queue:
         wanted = run.desired.get(change.server)
         loads = change.action is Action.START or (change.disruptive and change.gate is not None)
-        if wanted is None or not (wanted.prefetch and change.pending and loads and fetchable(wanted)):
+        if wanted is None or not (wanted.prefetch and change.pending and loads and wanted.from_hub):
             continue
         if run.stopping.is_set():
             break

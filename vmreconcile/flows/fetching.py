@@ -63,11 +63,6 @@ class NotFetched(VmreconcileError):  # noqa: N818 - an outcome, reported as one
         return self.failure.kind in (BEARABLE if disruptive else BEARABLE_AT_A_START)
 
 
-def fetchable(server: DesiredServer) -> bool:
-    """Whether the server's model comes from the Hub."""
-    return not server.model.startswith(("/", ".", "~"))
-
-
 def fetch(
     server: DesiredServer, fleet: Fleet, secrets: Mapping[str, Secret], tell: Callable[[float, str], None]
 ) -> Fetched:

@@ -77,6 +77,11 @@ class DesiredServer:
     """What the Hub says its config.json names, where a tuning rule asks for it; the host's own file counts first."""
 
     @property
+    def from_hub(self) -> bool:
+        """Whether its model is named by an id on the Hub, and not by a path on its host."""
+        return not self.model.startswith(("/", ".", "~"))
+
+    @property
     def cache_variables(self) -> dict[str, str]:
         """The variables of its environment that decide where the Hub's cache is (huggingface_hub.constants)."""
         return {name: str(self.env[name].value) for name in CACHE_VARIABLES if name in self.env}
