@@ -12,13 +12,9 @@ from vmreconcile.cli.render_errors import diagnostics_text
 from vmreconcile.cli.terminal import style_for
 from vmreconcile.core.importing import forced
 from vmreconcile.core.reports import FORMAT_VERSION, diagnostic_json
-from vmreconcile.effects.hub import log_in
-from vmreconcile.effects.old_manager import token_beside
-from vmreconcile.effects.token import find_token, token_path
-from vmreconcile.errors import VmreconcileError
 from vmreconcile.flows.adding import Shelf
 from vmreconcile.flows.importing import Imported, import_entries
-from vmreconcile.model.secret import Secret
+from vmreconcile.flows.login import TokenBeside, store, token_beside_file
 
 if TYPE_CHECKING:
     import argparse
@@ -30,12 +26,12 @@ def import_models(arguments: argparse.Namespace) -> int:
     """Write what can be imported; exit 5 where an entry was refused."""
     shelf = Shelf(sources_of(arguments))
     hosts = arguments.hosts or shelf.only_host()
-    token, about_token = _token(arguments)
+    token = token_beside_file(arguments.file, dict(os.environ), Path.home(), wanted=arguments.with_token)
     done = import_entries(arguments.file, shelf, hosts, dry=arguments.dry_run)
     taken = tuple(each.entry.name for each in done if each.file)
-    if token is not None and not arguments.dry_run:
-        log_in(token)
-    notes = (*forced(taken), *((about_token,) if about_token else ()))
+    if not arguments.dry_run:
+        store(token)
+    notes = (*forced(taken), *_about(token, arguments))
     if arguments.json:
         _print_json(done, notes, dry=arguments.dry_run)
     else:
@@ -73,25 +69,10 @@ def _print_json(done: tuple[Imported, ...], notes: tuple[str, ...], *, dry: bool
     )
 
 
-def _token(arguments: argparse.Namespace) -> tuple[Secret | None, str]:
-    """The token of the old manager's `.env` where it is asked for and not stored already, and what to say about it.
-
-    Raises:
-        VmreconcileError: it was asked for, and there is none, or another one is logged in with already.
-    """
-    token = token_beside(arguments.file)
+def _about(token: TokenBeside, arguments: argparse.Namespace) -> tuple[str, ...]:
+    """What to say about the token of the old manager."""
     if not arguments.with_token:
-        return None, "its .env holds a token, which is left there: --with-token logs in with it" if token else ""
-    if token is None:
-        raise VmreconcileError(f"no HF_TOKEN in the .env beside {arguments.file}", remedy="vmreconcile auth login")
-    environ = dict(os.environ)
-    path = token_path(environ, Path.home())
-    present = find_token({"HF_TOKEN_PATH": str(path)}, Path.home())
-    if present is not None and present.secret.reveal() == token.reveal():
-        return None, f"the token of its .env is the one in {path} already"
-    if present is not None:
-        raise VmreconcileError(
-            f"{path} holds another token than the .env: nothing was imported",
-            remedy="hf auth logout first, or keep the one that is there",
-        )
-    return token, f"the token of its .env {'would be stored' if arguments.dry_run else 'is stored'} in {path}"
+        return ("its .env holds a token, which is left there: --with-token logs in with it",) if token.there else ()
+    if token.secret is None:
+        return (f"the token of its .env is the one in {token.path} already",)
+    return (f"the token of its .env {'would be stored' if arguments.dry_run else 'is stored'} in {token.path}",)
