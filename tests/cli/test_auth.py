@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -15,6 +16,9 @@ import pytest
 from tests.lab.desk import Desk
 from tests.lab.hub import Answer, Gate, Hub, Repository, Request
 from tests.lab.worlds import TOKEN
+from vmreconcile.effects.parallel import for_each
+from vmreconcile.flows import access
+from vmreconcile.model.access import Question, Verdict
 
 OTHER = TOKEN.replace("0000", "9999")
 
@@ -183,6 +187,23 @@ def test_check_asks_for_every_model(desk: Desk, hub: Hub) -> None:
     assert TOKEN not in said.out + said.err
 
 
+@pytest.mark.parametrize("words", [("auth", "check"), ("plan",)])
+def test_forks_bound_the_questions_too(
+    desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Those of `auth check` and of a plan."""
+    asked: list[int] = []
+
+    def noted(items: Iterable[Question], function: Callable[[Question], Verdict], forks: int) -> object:
+        asked.append(forks)
+        return for_each(items, function, forks)
+
+    monkeypatch.setattr(access, "for_each", noted)
+    assert desk(*words, "-f", "3").code == 0
+    assert set(asked) == {3}
+    assert hub.requests
+
+
 def test_check_that_could_not_ask_is_no_success(desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unreachable, and offline."""
     hub.close()
@@ -234,6 +255,8 @@ def test_login_stores_what_the_hub_knows(desk: Desk, hub: Hub) -> None:
     assert (path.read_text(), path.stat().st_mode & 0o777) == (TOKEN, 0o600)
     assert "[test]" in path.with_name("stored_tokens").read_text()
     assert TOKEN not in done.stdout + done.stderr
+    again = run(desk, hub, f"{TOKEN}\n", "--json")
+    assert json.loads(again.stdout) == {"format_version": 1, "user": "ada", "role": "read", "file": str(path)}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -178,6 +179,32 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
     assert len(asked) == 1
     assert len(found) == 50
     assert {verdict.access for verdict in found.values()} == {Access.HUB_UNREACHABLE}
+
+
+@pytest.mark.parametrize("forks", [1, 3])
+def test_questions_are_asked_side_by_side(tmp_path: Path, forks: int) -> None:
+    """As many as `forks` at once, and never more."""
+    lock, full, now, most = threading.Lock(), threading.Event(), 0, 0
+
+    def slow(one: Question, _: Secret | None) -> Verdict:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        if now == forks:
+            full.set()
+        assert full.wait(10), "they come one after the other"
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+        return Verdict(access=Access.OK)
+
+    options = TransportOptions(environ={}, home=tmp_path)
+    hub = asking.Hub(options=options, asking=slow, forks=forks)
+    # The first question to an endpoint goes alone, so each has an endpoint of its own here.
+    found = hub.verdicts([Question(model="a/m", endpoint=f"http://hub{number}") for number in range(9)])
+    assert {verdict.access for verdict in found.values()} == {Access.OK}
+    assert most == forks
 
 
 def test_a_look_at_the_command_line_loads_no_hub() -> None:

@@ -111,7 +111,9 @@ def add_command(commands: argparse._SubParsersAction[Parser], name: str, about: 
     shared.add_argument("--tuning", type=Path, metavar="PATH", help="tuning rules (tuning.yaml beside the models)")
     shared.add_argument("-l", "--limit", metavar="PATTERN", help="act only on the hosts that this pattern names")
     shared.add_argument("--json", action="store_true", help="print one JSON document")
-    shared.add_argument(*forks, type=_positive, default=20, metavar="N", help="hosts at a time (20)")
+    shared.add_argument(
+        *forks, type=_positive, default=20, metavar="N", help="hosts, and questions to the Hub, at a time (20)"
+    )
     shared.add_argument("-v", "--verbose", action="count", default=0, help="say more on standard error")
     shared.add_argument("--no-color", action="store_true", help="no colours")
     shared.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="to connect, in seconds (10)")

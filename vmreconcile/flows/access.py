@@ -13,8 +13,6 @@ from vmreconcile.effects.transport import TransportOptions
 from vmreconcile.model.access import Access, Question, Verdict
 from vmreconcile.model.secret import Secret
 
-FORKS = 8
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hub:
@@ -23,6 +21,8 @@ class Hub:
     options: TransportOptions
     secrets: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     asking: Asking = ask
+    forks: int = 20
+    """Questions at a time."""
 
     @property
     def asker(self) -> Asker:
@@ -67,7 +67,7 @@ class Hub:
 
     def _asked(self, questions: list[Question]) -> dict[Question, Verdict]:
         found: dict[Question, Verdict] = {}
-        for question, verdict in for_each(questions, lambda each: self.asking(each, self._token(each)), FORKS):
+        for question, verdict in for_each(questions, lambda each: self.asking(each, self._token(each)), self.forks):
             if isinstance(verdict, Exception):
                 raise verdict
             found[question] = verdict

@@ -83,7 +83,8 @@ def check_access(inputs: Inputs, reach: Reach, *, fresh: bool) -> tuple[Checked,
     hosts = hosts_of(inputs.inventory, reach.limit)
     desired = on_hosts(inputs.desired, hosts)
     found = find_tokens(inputs, sources_in_use(desired, hosts), reach.tokens)
-    hub = Hub(options=reach.options, secrets={name: token.secret for name, token in found.items() if token})
+    tokens = {name: token.secret for name, token in found.items() if token}
+    hub = Hub(options=reach.options, secrets=tokens, forks=reach.forks)
     if hub.offline:
         online = replace(hub.asker, environ=without_offline(reach.options.environ))
         questions = questions_of(desired, online)

@@ -60,7 +60,7 @@ def prepared(
     reached = connections(inputs.inventory, hosts)
     salt = secrets.token_hex(16)
     tokens, notes = secrets_for(inputs, hosts, reach.tokens, reach.need)
-    hub = Hub(options=reach.options, secrets=tokens)
+    hub = Hub(options=reach.options, secrets=tokens, forks=reach.forks)
     inputs = replace(inputs, desired=with_architectures(inputs.desired, hosts, hub))
     opener = open_host or _real_opener(reach.options)
     fleet = Fleet(
