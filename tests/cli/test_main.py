@@ -265,9 +265,23 @@ def test_status_and_show_and_logs(desk: Desk) -> None:
     assert document["observed"].keys() >= {"requests_running", "requests_waiting", "cache_config"}
     assert desk("logs", "qwen@gpu1", "-n", "2").out == "two\nApplication startup complete.\n"
     assert desk("logs", "qwen@gpu1", "--json").json == {
+        "format_version": 1,
         "server": "qwen@gpu1",
         "lines": ["one", "two", "Application startup complete."],
     }
+
+
+def test_every_document_says_its_format(desk: Desk) -> None:
+    """Whatever the command; what is printed for Ansible's sake alone has Ansible's keys."""
+    desk.write("old.json", '{"models": [{"name": "then", "huggingface_id": "org/then", "port": 9009}]}')
+    for words in (
+        *("init new", "validate", "plan", "apply -y", "status", "inventory --hosts all", "show qwen@gpu1"),
+        *("logs qwen@gpu1", "stop qwen", "start qwen", "restart qwen", "auth status", "auth status --on-hosts"),
+        *("auth check", "auth check --on-hosts", "doctor", "prefetch", "list", "import old.json --hosts gpu1"),
+        *("add chat org/chat --port 9001 --hosts gpu1", "remove chat -y"),
+    ):
+        said = desk(*words.split(), "--json")
+        assert said.json["format_version"] == 1, words
 
 
 def test_logs_that_are_not_there_end_with_1(desk: Desk) -> None:

@@ -29,7 +29,7 @@ def test_add_writes_what_was_given(desk: Desk) -> None:
     """As the model's own arguments; with the editors' line where `init` put the schemas."""
     desk.write("schemas/model.schema.json", "{}")
     given = ("--gpu-memory", "0.3", "--max-len", "2048", "--tensor-parallel", "2", "--priority", "1")
-    assert desk(*ADD, *given, "--json").json == {"written": ["models.d/chat.yaml"]}
+    assert desk(*ADD, *given, "--json").json == {"format_version": 1, "written": ["models.d/chat.yaml"]}
     text = desk.read("models.d/chat.yaml")
     assert text.startswith("# yaml-language-server: $schema=../schemas/model.schema.json\nname: chat\n")
     assert text.endswith(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vmreconcile.cli.output import inputs_of, print_json, reach_of
 from vmreconcile.cli.terminal import Style, printable, style_for
 from vmreconcile.core.access import remedy, told
+from vmreconcile.core.reports import FORMAT_VERSION
 from vmreconcile.flows.auth import Checked, check_access, counted, refused
 from vmreconcile.model.access import Access
 from vmreconcile.model.values import JsonValue
@@ -25,7 +26,7 @@ def check(arguments: argparse.Namespace) -> int:
     inputs, reach = inputs_of(arguments), reach_of(arguments)
     checks = check_access(inputs, reach, fresh=arguments.no_cache)
     if arguments.json:
-        print_json({"format_version": 1, "checks": [check_json(each) for each in checks]})
+        print_json({"format_version": FORMAT_VERSION, "checks": [check_json(each) for each in checks]})
     else:
         style = style_for(sys.stdout, no_color=arguments.no_color)
         for each in checks:

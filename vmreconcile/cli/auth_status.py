@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vmreconcile.cli.output import inputs_of, print_json, reach_of
 from vmreconcile.cli.terminal import Style, printable, style_for
+from vmreconcile.core.reports import FORMAT_VERSION
 from vmreconcile.flows.auth import SourceStatus, source_statuses
 from vmreconcile.model.values import JsonValue
 
@@ -22,7 +23,7 @@ def status(arguments: argparse.Namespace) -> int:
         return status_on_hosts(arguments)
     found = source_statuses(inputs_of(arguments), reach_of(arguments))
     if arguments.json:
-        print_json({"format_version": 1, "sources": [source_json(each) for each in found]})
+        print_json({"format_version": FORMAT_VERSION, "sources": [source_json(each) for each in found]})
     else:
         style = style_for(sys.stdout, no_color=arguments.no_color)
         print("\n".join(source_text(each, style) for each in found))

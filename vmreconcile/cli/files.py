@@ -11,7 +11,7 @@ from vmreconcile.cli.output import note, print_json, sources_of
 from vmreconcile.cli.render_errors import counts_text, diagnostics_text
 from vmreconcile.cli.terminal import style_for
 from vmreconcile.core.patterns import select
-from vmreconcile.core.reports import diagnostics_json
+from vmreconcile.core.reports import FORMAT_VERSION, diagnostics_json
 from vmreconcile.effects.inventory import host_json, read_inventory, to_json
 from vmreconcile.effects.retry import read_retry
 from vmreconcile.errors import Severity, UsageError
@@ -29,7 +29,13 @@ def init(arguments: argparse.Namespace) -> int:
 
     written, kept = write_examples(arguments.dir)
     if arguments.json:
-        print_json({"written": [str(path) for path in written], "kept": [str(path) for path in kept]})
+        print_json(
+            {
+                "format_version": FORMAT_VERSION,
+                "written": [str(path) for path in written],
+                "kept": [str(path) for path in kept],
+            }
+        )
         return 0
     for path in written:
         print(f"wrote {path}")
@@ -72,7 +78,7 @@ def inventory(arguments: argparse.Namespace) -> int:
         return 0
     hosts = select(arguments.hosts, read, retry=read_retry)
     if arguments.json:
-        print_json({"hosts": list(hosts)})
+        print_json({"format_version": FORMAT_VERSION, "hosts": list(hosts)})
         return 0
     for host in hosts:
         print(host)

@@ -13,6 +13,7 @@ from vmreconcile.cli.plans import Agreement, carry_out
 from vmreconcile.cli.render_errors import diagnostics_text
 from vmreconcile.cli.terminal import printable, style_for
 from vmreconcile.core.listing import Listed, list_json, listed
+from vmreconcile.core.reports import FORMAT_VERSION
 from vmreconcile.core.selection import named_servers, with_state
 from vmreconcile.effects.model_files import delete
 from vmreconcile.effects.save import save_state
@@ -57,7 +58,7 @@ def add(arguments: argparse.Namespace) -> int:
     if problems:
         note(diagnostics_text(problems, style_for(sys.stderr, no_color=arguments.no_color)))
     if arguments.json:
-        print_json({"written": [str(path)]})
+        print_json({"format_version": FORMAT_VERSION, "written": [str(path)]})
     else:
         print(f"wrote {path}\nNext: {arguments.program} start {model.name}")
     return 0

@@ -10,7 +10,7 @@ from vmreconcile.cli.codes import plan_code
 from vmreconcile.cli.output import inputs_of, note, print_json, reach_of, say_notes
 from vmreconcile.cli.render_status import explained_lines, show_text, status_text
 from vmreconcile.cli.terminal import printable, style_for
-from vmreconcile.core.reports import status_json
+from vmreconcile.core.reports import FORMAT_VERSION, status_json
 from vmreconcile.errors import UnreachableError, UsageError
 from vmreconcile.flows.explaining import explanation_of_log, explanations
 from vmreconcile.flows.inputs import Inputs
@@ -85,7 +85,7 @@ def logs(arguments: argparse.Namespace) -> int:
             raise UnreachableError(f"{server.host}: {error.reason}", remedy=error.remedy) from error
         found = None if arguments.json or arguments.follow else explanation_of_log(server, ready)
     if arguments.json:
-        print_json({"server": str(server), "lines": list(lines)})
+        print_json({"format_version": FORMAT_VERSION, "server": str(server), "lines": list(lines)})
     elif found is not None:
         note("\n".join(explained_lines({server: found})))
     return 0
