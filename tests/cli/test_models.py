@@ -61,6 +61,14 @@ def test_add_writes_nothing_that_would_be_wrong(desk: Desk, words: tuple[str, ..
     assert desk.read() == MODEL
 
 
+def test_list_is_narrowed_to_some_hosts(desk: Desk) -> None:
+    """Models that none of them has are left out, and their other hosts."""
+    assert desk(*ADD).code == 0
+    rows = desk("list", "-l", "gpu2", "--json").json["models"]
+    assert [(row["name"], row["hosts"]) for row in rows] == [("qwen", ["gpu2"])]
+    assert desk("list", "-l", "gpu9").code == 64
+
+
 def test_add_never_writes_over_a_file(desk: Desk) -> None:
     """Whatever is in it."""
     desk.write("models.d/chat.yaml", MODEL.replace("name: qwen", "name: other").replace("8001", "8002"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import select
@@ -72,7 +73,55 @@ def test_host_names_where_a_model_goes_and_which_server_is_meant(desk: Desk, hom
     assert set(desk.pids()) == {"chat@gpu7"}
     assert vm(desk, "status", "--host", "localhost").out.count("chat") == 0
     assert vm(desk, "start", "chat", "--host", "localhost").code == 64
-    assert vm(desk, "add", "b", "org/b", "--port", "8002", "--host", "gpu7:22").code == 64
+    assert vm(desk, "start", "chat@localhost", "--host", "gpu7").code == 64
+    vm(desk, "add", "here", "org/here", "--port", "8002")
+    assert [each["name"] for each in vm(desk, "list", "--json").json["models"]] == ["chat", "here"]
+    assert [each["name"] for each in vm(desk, "list", "--host", "gpu7", "--json").json["models"]] == ["chat"]
+
+
+def test_a_host_is_recorded_only_with_its_first_model(desk: Desk, home: Path) -> None:
+    """Not for a model that is refused, not in a dry run, which makes no folder either; what is known stays as it is."""
+    old = desk.folder / "old.json"
+    entry = {"name": "then", "huggingface_id": "org/then", "port": 8100}
+    old.write_text(json.dumps({"models": [{**entry, "name": "!!"}]}))
+    dry = vm(desk, "import", str(old), "--dry-run", "--host", "gpu42")
+    assert (dry.code, home.exists()) == (5, False), dry
+    old.write_text(json.dumps({"models": [entry]}))
+    dry = vm(desk, "import", str(old), "--dry-run", "--host", "gpu42")
+    assert (dry.code, home.exists()) == (0, False), dry
+    assert f"gpu42 would be in {home}/inventory/hosts.yml" in dry.err
+    assert vm(desk, "list").code == 0
+    hosts = home / "inventory/hosts.yml"
+    assert vm(desk, "import", str(old), "--dry-run", "--host", "gpu42").code == 0
+    assert vm(desk, "add", "BAD NAME", "org/x", "--port", "8001", "--host", "gpu43").code == 5
+    assert vm(desk, "add", "x", "org/x", "--port", "0", "--host", "ada@gpu43").code == 5
+    assert hosts.read_text() == HOSTS
+    said = vm(desk, "import", str(old), "--host", "gpu42")
+    assert (said.code, f"gpu42 is in {hosts}" in said.err) == (0, True), said
+    assert "hosts: gpu42\n" in (home / "models.d/then.yaml").read_text()
+    text = hosts.read_text().replace("ansible_connection: ssh", "ansible_connection: paramiko")
+    hosts.write_text(text)
+    assert vm(desk, "add", "x", "org/x", "--port", "8001", "--host", "gpu42").code == 0
+    assert hosts.read_text() == text
+    assert vm(desk, "add", "y", "org/y", "--port", "8002", "--host", "ada@gpu42").code == 0
+    assert hosts.read_text() == text + "      ansible_user: ada\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("status", f"--host={host}") for host in ("-x", "gpu7:22", "gpu*", "a b", "", "@gpu7", "all:!gpu7", "-oX@h")),
+        *(("add", "b", "org/b", "--port", "8002", f"--host={host}") for host in ("-x", "gpu7:22", "")),
+        ("status", "--host", "gpu7", "--limit", "gpu7"),
+        ("add", "b", "org/b", "--port", "8002", "--host", "gpu7", "--hosts", "localhost"),
+    ],
+)
+def test_a_host_that_is_none_or_said_twice_is_refused(desk: Desk, home: Path, words: tuple[str, ...]) -> None:
+    """As wrong usage, before anything is read or written."""
+    said = vm(desk, *words)
+    assert (said.code, "--host" in said.err, "mend" in said.err) == (64, True, True), said
+    assert not home.exists()
+    assert desk.opened == []
 
 
 def test_a_project_is_used_as_it_is(desk: Desk) -> None:

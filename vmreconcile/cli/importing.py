@@ -24,13 +24,15 @@ REFUSED_EXIT = 5
 
 def import_models(arguments: argparse.Namespace) -> int:
     """Write what can be imported; exit 5 where an entry was refused."""
-    shelf = Shelf(sources_of(arguments))
+    shelf = Shelf(sources_of(arguments), arguments.new_host)
     hosts = arguments.hosts or shelf.only_host()
     token = token_beside_file(arguments.file, dict(os.environ), Path.home(), wanted=arguments.with_token)
     done = import_entries(arguments.file, shelf, hosts, dry=arguments.dry_run)
     taken = tuple(each.entry.name for each in done if each.file)
     if not arguments.dry_run:
         store(token)
+    if shelf.new_host and taken:
+        note(f"{shelf.new_host.name} {'would be' if arguments.dry_run else 'is'} in {shelf.new_host.path}")
     notes = (*forced(taken), *_about(token, arguments))
     if arguments.json:
         _print_json(done, notes, dry=arguments.dry_run)

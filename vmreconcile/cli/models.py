@@ -19,8 +19,8 @@ from vmreconcile.effects.model_files import delete
 from vmreconcile.effects.save import save_state
 from vmreconcile.errors import InputError, Severity
 from vmreconcile.flows.adding import NewModel, Shelf
-from vmreconcile.flows.inputs import Inputs
-from vmreconcile.flows.prepare import prepared
+from vmreconcile.flows.inputs import Inputs, hosts_of
+from vmreconcile.flows.prepare import on_hosts, prepared
 from vmreconcile.flows.reconcile import Scope
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.plan import Action, Plan
@@ -38,7 +38,7 @@ def add(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: the model would not be valid beside what is there.
     """
-    shelf = Shelf(sources_of(arguments))
+    shelf = Shelf(sources_of(arguments), arguments.new_host)
     args = {
         "gpu_memory_utilization": arguments.gpu_memory,
         "max_model_len": arguments.max_len,
@@ -57,6 +57,8 @@ def add(arguments: argparse.Namespace) -> int:
         raise InputError(tuple(replace(each, why=_unwritten(each.why, each.place.file, path)) for each in problems))
     if problems:
         note(diagnostics_text(problems, style_for(sys.stderr, no_color=arguments.no_color)))
+    if shelf.new_host:
+        note(f"{shelf.new_host.name} is in {shelf.new_host.path}")
     if arguments.json:
         print_json({"format_version": FORMAT_VERSION, "written": [str(path)]})
     else:
@@ -70,13 +72,20 @@ def _unwritten(why: str, file: str, path: Path) -> str:
 
 
 def list_models(arguments: argparse.Namespace) -> int:
-    """What the files hold, without a look at any host."""
+    """What the files hold for the hosts of --limit, without a look at any host."""
     inputs = inputs_of(arguments)
-    models = listed(inputs.documents, inputs.desired)
+    documents, desired = inputs.documents, inputs.desired
+    if arguments.limit is not None:
+        desired = on_hosts(desired, hosts_of(inputs.inventory, arguments.limit))
+        names = {server.id.model for server in desired.servers}
+        documents = tuple(document for document in documents if document.get("name") in names)
+    models = listed(documents, desired)
     if arguments.json:
         print_json(list_json(models))
     elif models:
         print(_table(models))
+    elif inputs.documents:
+        note(f"no model is on the hosts of {arguments.limit}")
     else:
         note(f"no model in {arguments.models}; add one: {arguments.program} add NAME MODEL --port P")
     return 0

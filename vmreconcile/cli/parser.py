@@ -84,7 +84,7 @@ def make_parser(program: str = "vmreconcile", about: str = ABOUT, adding: Mappin
     """The parser of every command that `adding` adds; of vmreconcile's without it."""
     parser = Parser(prog=program, description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"vmreconcile {__version__}")
-    parser.set_defaults(program=parser.prog)
+    parser.set_defaults(program=parser.prog, new_host=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for add in (adding or COMMANDS).values():
         add(commands)

@@ -13,7 +13,8 @@ from pathlib import Path
 from vmreconcile.cli import main as vmreconcile
 from vmreconcile.cli.output import note
 from vmreconcile.cli.parser import COMMANDS, Parser, add_command, count, leaves, make_parser, parse_with
-from vmreconcile.effects.vm_home import home_folder, make_home, project_here, record_host
+from vmreconcile.effects.vm_home import HERE, NewHost, destination, home_folder, make_home, project_here
+from vmreconcile.errors import UsageError
 
 DEFAULT = "ui"
 LOCAL = "localhost"
@@ -64,36 +65,62 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    """Find the folder, and say in vmreconcile's terms what `--host` means."""
+    """Find the folder, and say in vmreconcile's terms what `--host` means.
+
+    Raises:
+        UsageError: `--host` is no host, or says another one than the rest of the command line.
+    """
     if arguments.command in FILELESS:
         return
-    folder = _folder(arguments)
-    host = getattr(arguments, "host", None) if arguments.command not in WITHOUT_HOST else None
+    text = getattr(arguments, "host", None) if arguments.command not in WITHOUT_HOST else None
+    user, host = ("", None) if text is None else destination(text)
+    if host is not None:
+        _said_once(arguments, host)
+    hosts_file = _folder(arguments)
     if arguments.command in NEW:
-        if host and folder and host != LOCAL:
-            host, path = record_host(folder, host)
-            note(f"{host} is in {path}")
-        arguments.hosts = arguments.hosts or host or (LOCAL if folder else None)
-    elif host:
-        host = host.rpartition("@")[2]
-        named = NAMING.get(arguments.command)
-        if named:
-            setattr(arguments, named, [name if "@" in name else f"{name}@{host}" for name in getattr(arguments, named)])
-        else:
-            arguments.limit = arguments.limit or host
+        if hosts_file and host and host != LOCAL:
+            arguments.new_host = NewHost(name=host, user=user, path=hosts_file)
+        arguments.hosts = arguments.hosts or host or (LOCAL if hosts_file else None)
+    elif host is not None and arguments.command in NAMING:
+        names = getattr(arguments, NAMING[arguments.command])
+        setattr(arguments, NAMING[arguments.command], [name if "@" in name else f"{name}@{host}" for name in names])
+    elif host is not None:
+        arguments.limit = host
+
+
+def _said_once(arguments: argparse.Namespace, host: str) -> None:
+    """See to it that nothing else on the command line says which hosts are meant.
+
+    Raises:
+        UsageError: it does.
+    """
+    for option in ("limit", "hosts"):
+        if getattr(arguments, option, None):
+            raise UsageError(f"--host and --{option} both say which hosts are meant", remedy="give one of them")
+    for name in getattr(arguments, NAMING.get(arguments.command, ""), ()):
+        if "@" in name and name.rpartition("@")[2] != host:
+            raise UsageError(f"--host {host} is not the host of {name}", remedy="give one of them")
 
 
 def _folder(arguments: argparse.Namespace) -> Path | None:
-    """The `vm` command's own folder, made at its first use; None in a project, or where both paths were given."""
+    """Find what to work with; the inventory file of the `vm` command's own folder, where that is what is used.
+
+    The folder is made at its first use, unless nothing is to be written.
+    """
     if (arguments.inventory and arguments.models) or project_here(Path()):
         arguments.models = arguments.models or Path("models.d")
         return None
     folder = home_folder(os.environ, Path.home())
-    if make_home(folder):
+    own = not arguments.inventory
+    if getattr(arguments, "dry_run", False):
+        arguments.inventory = arguments.inventory or [
+            str(folder / "inventory") if (folder / "inventory").exists() else HERE
+        ]
+    elif make_home(folder):
         note(f"made {folder}: its inventory has this machine, its models.d the models that you add")
     arguments.inventory = arguments.inventory or [str(folder / "inventory")]
     arguments.models = arguments.models or folder / "models.d"
-    return folder
+    return folder / "inventory" / "hosts.yml" if own else None
 
 
 def _cleanup(commands: argparse._SubParsersAction[Parser]) -> None:

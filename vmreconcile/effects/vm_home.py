@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from vmreconcile.effects.model_files import ModelFileError, create
-from vmreconcile.effects.save import replace_text
 from vmreconcile.effects.yaml_edit import EditError, set_text
 from vmreconcile.errors import UsageError
 
@@ -21,6 +21,8 @@ all:
     localhost:
       ansible_connection: local
 """
+HERE = "localhost,"
+"""The same hosts as a source without a file (Ansible reaches `localhost` without SSH)."""
 _DESTINATION = re.compile(r"(?:(?P<user>[A-Za-z_][A-Za-z0-9_.-]*)@)?(?P<host>[A-Za-z0-9][A-Za-z0-9_.-]*)")
 
 
@@ -52,23 +54,38 @@ def make_home(folder: Path) -> bool:
     return True
 
 
-def record_host(folder: Path, destination: str) -> tuple[str, Path]:
-    """Put `HOST` or `USER@HOST` into the inventory, to be reached over SSH; its name there, and the file.
+def destination(text: str) -> tuple[str, str]:
+    """The user ("" for SSH's own choice) and the host of `HOST` or `USER@HOST`.
 
     Raises:
-        UsageError: that is no host, or the file cannot be changed safely.
-        SaveError: it cannot be written.
+        UsageError: that is none.
     """
-    match = _DESTINATION.fullmatch(destination)
+    match = _DESTINATION.fullmatch(text)
     if match is None:
-        raise UsageError(f"{destination!r} is no host", remedy="give HOST or USER@HOST; ports belong in ~/.ssh/config")
-    path = folder / "inventory" / "hosts.yml"
-    try:
-        text = path.read_text(encoding="utf-8")
-        text = set_text(text, ("all", "hosts", match["host"], "ansible_connection"), "ssh")
-        if match["user"]:
-            text = set_text(text, ("all", "hosts", match["host"], "ansible_user"), match["user"])
-    except (OSError, UnicodeDecodeError, EditError) as error:
-        raise UsageError(f"{path} cannot be changed: {error}", remedy=f"write {destination} into it yourself") from None
-    replace_text(path, text)
-    return match["host"], path
+        raise UsageError(f"--host: {text!r} is no host", remedy="give HOST or USER@HOST; ports belong in ~/.ssh/config")
+    return match["user"] or "", match["host"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewHost:
+    """A host for an inventory file of the `vm` command, to be reached over SSH."""
+
+    name: str
+    user: str
+    path: Path
+
+    def text(self, *, known: bool) -> str:
+        """The file with this host in it, all else as it is; of a host that is `known`, only the user is said anew.
+
+        Raises:
+            UsageError: the file cannot be changed safely.
+        """
+        place = ("all", "hosts", self.name)
+        try:
+            text = self.path.read_text(encoding="utf-8") if self.path.exists() else HOSTS
+            if not known:
+                text = set_text(text, (*place, "ansible_connection"), "ssh")
+            return set_text(text, (*place, "ansible_user"), self.user) if self.user else text
+        except (OSError, UnicodeDecodeError, EditError) as error:
+            remedy = f"write {self.name} into it yourself"
+            raise UsageError(f"{self.path} cannot be changed: {error}", remedy=remedy) from None

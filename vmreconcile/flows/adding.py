@@ -9,6 +9,8 @@ from pathlib import Path
 from vmreconcile.effects.inventory import read_inventory
 from vmreconcile.effects.load import document_of, load_models
 from vmreconcile.effects.model_files import ModelFileError, create, has_schema, model_path, model_text
+from vmreconcile.effects.save import replace_text
+from vmreconcile.effects.vm_home import NewHost
 from vmreconcile.errors import Diagnostic, Severity, UsageError
 from vmreconcile.flows.inputs import Sources, problems_of
 from vmreconcile.model.desired import DesiredState
@@ -51,14 +53,27 @@ class NewModel:
 class Shelf:
     """The folder of models, to which some are added one by one."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, new_host: NewHost | None = None) -> None:
         """Read the inventory and the models; what is wrong with them already refuses nothing.
+
+        `new_host` counts as there; it is written into its file with the first model that is.
 
         Raises:
             InputError: the inventory cannot be read.
+            UsageError: the new host cannot be written into its file.
         """
         self._models = sources.models
         self.inventory: Inventory = read_inventory(sources.inventory, environ=sources.environ)
+        self.new_host: NewHost | None = None
+        self._hosts_text: str | None = None
+        if new_host is not None:
+            known = new_host.name in self.inventory.hosts
+            if not known:
+                all_sources = (*sources.inventory, f"{new_host.name},")
+                self.inventory = read_inventory(all_sources, environ=sources.environ)
+            if new_host.user or not known:
+                self.new_host = new_host
+                self._hosts_text = new_host.text(known=known)
         documents = load_models(sources.models)
         self._documents = [each for each in documents if not NOT_YET & {problem.code for problem in each.problems}]
         self._known = set(problems_of(tuple(self._documents), self.inventory))
@@ -70,6 +85,7 @@ class Shelf:
 
         Raises:
             ModelFileError: it is there already, or cannot be written.
+            SaveError: the new host cannot be written into its file.
         """
         path = model_path(self._models, model.name)
         text = model_text(model.content, schema=has_schema(self._models))
@@ -81,10 +97,21 @@ class Shelf:
         if path.exists():
             raise ModelFileError(f"{path} is there already", remedy="edit it, or choose another name")
         if not dry:
+            self._record_host()
             create(path, text)
         self._documents.append(document)
         self._known |= set(new)
         return path, new
+
+    def _record_host(self) -> None:
+        """Write the new host into its file, once, and before a model that names it.
+
+        Raises:
+            SaveError: it cannot be written.
+        """
+        if self.new_host is not None and self._hosts_text is not None:
+            replace_text(self.new_host.path, self._hosts_text)
+            self._hosts_text = None
 
     def only_host(self) -> str:
         """The host of an inventory that has just one.
