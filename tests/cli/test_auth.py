@@ -187,6 +187,48 @@ def test_check_asks_for_every_model(desk: Desk, hub: Hub) -> None:
     assert TOKEN not in said.out + said.err
 
 
+def test_a_server_that_chose_to_be_offline_is_told_and_fails_nothing(desk: Desk, hub: Hub) -> None:
+    """Here as on the hosts: nobody asks, exit 0; the other server of the same model is asked about."""
+    desk.write("models.d/qwen.yaml", desk.read() + "overrides:\n  gpu1:\n    env: {HF_HUB_OFFLINE: '1'}\n")
+    said = desk("auth", "check", "--json")
+    assert said.code == 0
+    assert {(row["access"], *row["servers"]): row["remedy"] for row in said.json["checks"]} == {
+        ("offline", "qwen@gpu1"): None,
+        ("ok", "qwen@gpu2"): None,
+    }
+    assert "offline  org/qwen: not asked, for HF_HUB_OFFLINE is set in the servers' own" in desk("auth", "check").out
+    rows = desk("auth", "check", "--on-hosts", "--json")
+    assert (rows.code, {(row["access"], row["server"]) for row in rows.json["checks"]}) == (
+        0,
+        {("offline", "qwen@gpu1"), ("ok", "qwen@gpu2")},
+    )
+    hub.requests.clear()
+    assert desk("auth", "check", "-l", "gpu1", "--no-cache").code == 0
+    assert hub.requests == []
+
+
+def test_a_model_of_no_host_is_asked_about_too(desk: Desk, hub: Hub) -> None:
+    """With what is said for all hosts, by its revision; not with a limit, which names hosts, nor where it is to go."""
+    desk.write("inventory/hosts.yml", desk.read("inventory/hosts.yml") + "spare:\n")
+    text = "name: later\nmodel: org/later\nhosts: spare\nport: 8050\nrevision: v9\n"
+    desk.write("models.d/later.yaml", text)
+    said = desk("auth", "check")
+    assert said.code == 1
+    assert "no_such_model  " in said.out
+    assert "servers  none: its hosts: names no host" in said.out
+    hub.repositories["org/later"] = Repository(gate=Gate.PRIVATE, granted=frozenset({OTHER}))
+    hub.tokens[OTHER] = "bob"
+    desk.write("secret", OTHER)
+    desk.write("group_vars/all.yml", "vllm_token_sources: {b: {file: ~/secret}}\nvllm_hf_token: b\n")
+    rows = {row["model"]: row for row in desk("auth", "check", "--json").json["checks"]}
+    later = rows["org/later"]
+    assert (later["access"], later["source"], later["servers"]) == ("no_such_revision", "b", [])
+    assert set(rows) == {"org/later", "org/qwen"}
+    assert desk("auth", "check", "-l", "gpu1").code == 0
+    desk.write("models.d/later.yaml", text + "state: absent\n")
+    assert desk("auth", "check").code == 0
+
+
 @pytest.mark.parametrize("words", [("auth", "check"), ("plan",)])
 def test_forks_bound_the_questions_too(
     desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
@@ -220,6 +262,10 @@ def test_status_tells_where_from_and_whose(desk: Desk, hub: Hub, monkeypatch: py
     assert said.code == 0
     assert "found in  HF_TOKEN" in said.out
     assert "whose     ada (token test, role read)" in said.out
+    assert desk("auth", "status", "--json").json["sources"][0]["expires"] is None
+    hub.expires = "2027-01-01T00:00:00.000Z"
+    assert "role read, expires 2027-01-01T00:00:00.000Z)" in desk("auth", "status").out
+    assert desk("auth", "status", "--json").json["sources"][0]["expires"] == hub.expires
     assert "qwen@gpu1, qwen@gpu2" in said.out
     desk.write(".cache/huggingface/token", OTHER)
     said = desk("auth", "status", "--json")

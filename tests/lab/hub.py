@@ -53,6 +53,8 @@ class Request:
     method: str
     path: str
     token: str | None
+    range: str = ""
+    """Its Range header: which part of a file is wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,11 @@ class Hub:
         """Cut the connection after so many bytes of a file."""
         self.tells_sizes = True
         """Some mirrors do not."""
+        self.stalls_after: int | None = None
+        """Send so many bytes of a file and then nothing; cut the connection once `goes_on` is set."""
+        self.goes_on = threading.Event()
+        self.expires = ""
+        """When tokens expire, as the Hub says it to those who ask whose they are; "": it does not say."""
         self.failure: HTTPStatus | None = None
         """Answer everything with this status instead: the Hub is ill (503) or has had enough of us (429)."""
         hub = self
@@ -104,6 +111,7 @@ class Hub:
 
     def close(self) -> None:
         """Stop listening."""
+        self.goes_on.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=10)
@@ -153,7 +161,7 @@ class Hub:
         if token is None:
             return _refusal(HTTPStatus.UNAUTHORIZED, "", "Invalid username or password.")
         access = {"displayName": "test", "role": "read"}
-        auth = {"type": "access_token", "accessToken": access}
+        auth = {"type": "access_token", "accessToken": access} | ({"expiresAt": self.expires} if self.expires else {})
         return _json({"type": "user", "name": self.tokens[token], "orgs": [], "auth": auth})
 
     def _hidden(self, name: str, token: str | None) -> Answer | None:
@@ -187,9 +195,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         header = self.headers.get("Authorization")
         token = header.removeprefix("Bearer ") if header else None
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        answer = _part(
-            self.owner.answer(Request(method=self.command, path=self.path, token=token)), self.headers.get("Range")
-        )
+        wanted = self.headers.get("Range") or ""
+        request = Request(method=self.command, path=self.path, token=token, range=wanted)
+        answer = _part(self.owner.answer(request), wanted)
         self.send_response(answer.status)
         for key, value in answer.headers.items():
             self.send_header(key, value)
@@ -202,6 +210,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(answer.body[:limit])
             self.close_connection = True
             return
+        stall = self.owner.stalls_after
+        if stall is not None and "/resolve/" in self.path and len(answer.body) > stall:
+            self.wfile.write(answer.body[:stall])
+            self.owner.goes_on.wait()
+            self.close_connection = True
+            return
         self.wfile.write(answer.body)
 
     do_GET = do_HEAD = do_POST = _handle  # noqa: N815 - http.server's names
@@ -210,9 +224,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Say nothing: `Hub.requests` is the record."""
 
 
-def _part(answer: Answer, wanted: str | None) -> Answer:
+def _part(answer: Answer, wanted: str) -> Answer:
     """The rest of a file, where the client has its beginning."""
-    begin = (wanted or "").removeprefix("bytes=").partition("-")[0]
+    begin = wanted.removeprefix("bytes=").partition("-")[0]
     if answer.status is not HTTPStatus.OK or "ETag" not in answer.headers or not begin.isdigit():
         return answer
     at, size = int(begin), len(answer.body)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Ask and show; 1 where a server could not load its model, or where the Hub cannot be asked."""
+    """Ask and show; 1 where a server could not load its model, or where the Hub cannot be asked and should be."""
     if arguments.on_hosts:
         from vmreconcile.cli.auth_hosts import check_from_hosts  # noqa: PLC0415 - kept out of a quick start
 
@@ -54,12 +54,11 @@ def check_json(check: Checked) -> dict[str, JsonValue]:
 def check_text(check: Checked, style: Style) -> str:
     """One question as a person reads it."""
     question, verdict = check.question, check.verdict
-    good = verdict.access is Access.OK
-    mark = style.paint("ok" if good else verdict.access.value, "green" if good else "red")
+    mark = style.paint(verdict.access.value, "red" if verdict.failed else "green")
     lines = [f"{mark}  {printable(told(question, verdict))}"]
-    if not good:
+    if verdict.failed:
         if verdict.detail and verdict.access is not Access.HUB_UNREACHABLE:
             lines.append(f"  the Hub  {printable(verdict.detail)}")
         lines.append(f"  mend     {printable(remedy(question, verdict))}")
-    lines.append(f"  servers  {', '.join(map(str, check.servers))}")
+    lines.append(f"  servers  {', '.join(map(str, check.servers)) or 'none: its hosts: names no host'}")
     return "\n".join(lines)

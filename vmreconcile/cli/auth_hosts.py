@@ -14,7 +14,6 @@ from vmreconcile.core.access import remedy, told
 from vmreconcile.core.reports import FORMAT_VERSION, Json, unreachable_json
 from vmreconcile.flows.auth_hosts import CheckedOnHost, TokenOnHost, check_on_hosts, tokens_on_hosts
 from vmreconcile.flows.prepare import prepared
-from vmreconcile.model.access import Access
 from vmreconcile.model.observed import Unreachable
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def check_from_hosts(arguments: argparse.Namespace) -> int:
         for each in found:
             print(check_text(each, style))
         _say_lost(lost)
-    bad = any(each.verdict.access is not Access.OK for each in found)
+    bad = any(each.verdict.failed for each in found)
     return worst([1 if bad else 0, 3 if lost else 0])
 
 
@@ -128,10 +127,9 @@ def check_json(check: CheckedOnHost) -> Json:
 def check_text(check: CheckedOnHost, style: Style) -> str:
     """One server as a person reads it."""
     question, verdict = check.question, check.verdict
-    good = verdict.access is Access.OK
-    mark = style.paint("ok" if good else verdict.access.value, "green" if good else "red")
+    mark = style.paint(verdict.access.value, "red" if verdict.failed else "green")
     lines = [f"{mark}  {check.server}: {printable(told(question, verdict))}"]
-    if not good:
+    if verdict.failed:
         lines.append(f"  mend  on {check.server.host}: {printable(remedy(question, verdict))}")
     return "\n".join(lines)
 

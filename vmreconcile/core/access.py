@@ -54,25 +54,47 @@ def endpoint_of(environ: Mapping[str, str]) -> str:
 
 def question_of(server: DesiredServer, asker: Asker) -> Question | None:
     """What to ask for a server; None where it loads from a path, or never asks the Hub itself."""
-    environ = {**asker.environ, **{name: str(each.value) for name, each in server.env.items()}}
-    if not server.from_hub or offline(environ):
+    if not server.from_hub or offline({**asker.environ, **_own(server)}):
         return None
-    source = server.token if server.token in asker.sources else None
+    return question_about(server, asker)
+
+
+def question_about(server: DesiredServer, asker: Asker) -> Question:
+    """What would be asked for a server whose model is the Hub's, if asking were not forbidden."""
     return Question(
         model=server.model,
         revision=server.revision or "",
-        endpoint=endpoint_of(environ),
-        source=source or "",
+        endpoint=endpoint_of({**asker.environ, **_own(server)}),
+        source=server.token if server.token and server.token in asker.sources else "",
     )
 
 
-def questions_of(desired: DesiredFleet, asker: Asker) -> dict[Question, list[ServerId]]:
+def chose_offline(server: DesiredServer) -> bool:
+    """Whether the server's own environment says that it never asks the Hub."""
+    return server.from_hub and offline(_own(server))
+
+
+def _own(server: DesiredServer) -> dict[str, str]:
+    return {name: str(each.value) for name, each in server.env.items()}
+
+
+def questions_of(servers: Iterable[DesiredServer], asker: Asker) -> dict[Question, list[ServerId]]:
     """Every question of the servers that are not to go, each with those that it is about."""
+    return _grouped((question_of(server, asker), server) for server in servers)
+
+
+def questions_not_asked(servers: Iterable[DesiredServer], asker: Asker) -> dict[Question, list[ServerId]]:
+    """The same of the servers that chose to be offline."""
+    return _grouped((question_about(server, asker), server) for server in servers if chose_offline(server))
+
+
+def _grouped(rows: Iterable[tuple[Question | None, DesiredServer]]) -> dict[Question, list[ServerId]]:
     found: dict[Question, list[ServerId]] = {}
-    for server in desired.servers:
-        question = question_of(server, asker) if server.state is not DesiredState.ABSENT else None
-        if question is not None:
-            found.setdefault(question, []).append(server.id)
+    for question, server in rows:
+        if question is not None and server.state is not DesiredState.ABSENT:
+            found.setdefault(question, [])
+            if server.id.host:
+                found[question].append(server.id)
     return dict(sorted(found.items()))
 
 
@@ -129,7 +151,8 @@ def told(question: Question, verdict: Verdict) -> str:
         case Access.NO_SUCH_REVISION:
             return f"{question.model} has no revision {question.revision}"
         case Access.OFFLINE:
-            return f"{what}: not asked, for HF_HUB_OFFLINE is set here"
+            where = "in the servers' own environment" if verdict.chosen else "here"
+            return f"{what}: not asked, for HF_HUB_OFFLINE is set {where}"
         case Access.HUB_UNREACHABLE:
             return f"{question.endpoint} cannot be asked: {verdict.detail or 'no answer'}"
 
@@ -153,7 +176,7 @@ def remedy(question: Question, verdict: Verdict) -> str:
         case Access.HUB_UNREACHABLE:
             return "look at the network, a proxy or HF_ENDPOINT; a server whose model is cached on its host may start"
         case Access.OFFLINE:
-            return "unset HF_HUB_OFFLINE to ask"
+            return "" if verdict.chosen else "unset HF_HUB_OFFLINE to ask"
         case Access.OK:
             return ""
 

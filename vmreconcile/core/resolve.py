@@ -62,6 +62,23 @@ def resolve(
     return DesiredFleet(servers=tuple(servers), warnings=suggestions(servers))
 
 
+def unplaced(documents: Sequence[Document], inventory: Inventory, *, catalogue: Catalogue) -> tuple[DesiredServer, ...]:
+    """For each model whose pattern names no host: the server that a host without variables of its own would have.
+
+    Its name has no host; what is said for all hosts counts, overrides do not.
+    """
+    placement = Placement(inventory)
+    variables = inventory.groups["all"].variables if "all" in inventory.groups else {}
+    below = _read_host(Host(name="", variables=variables), catalogue)
+    found = []
+    for document in documents:
+        if document.content is not None and not placement.hosts(document.get("hosts")):
+            shared = _ModelLayers(document, catalogue, ()).shared(below, ())
+            server_id = ServerId(host="", model=str(document.get("name")))
+            found.append(DesiredServer(id=server_id, port=shared.port, **shared.fields))
+    return tuple(found)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _HostLayer:
     """What a host's variables say: fields by their name in `DesiredServer`, and both maps."""

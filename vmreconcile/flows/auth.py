@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from vmreconcile.core.access import endpoint_of, questions_of, without_offline
+from vmreconcile.core.access import endpoint_of, questions_not_asked, questions_of, without_offline
+from vmreconcile.core.resolve import unplaced
 from vmreconcile.core.token_sources import token_sources
 from vmreconcile.effects.hub import whoami
 from vmreconcile.errors import InputError
@@ -13,9 +14,11 @@ from vmreconcile.flows.access import Hub
 from vmreconcile.flows.inputs import Inputs, hosts_of
 from vmreconcile.flows.prepare import Reach, on_hosts
 from vmreconcile.flows.tokens import find_tokens, sources_in_use
-from vmreconcile.model.access import Access, Identity, Question, Verdict
+from vmreconcile.model.access import CHOSEN, Access, Identity, Question, Verdict
+from vmreconcile.model.desired import DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.tokens import DEFAULT_SOURCE, TokenSource
+from vmreconcile.vllm.catalogue import catalogue_for
 
 NO_TOKEN = "there is no token"  # noqa: S105 - what is said of a source, where that is no mistake
 
@@ -67,7 +70,7 @@ def _status(source: TokenSource, inputs: Inputs, reach: Reach) -> SourceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """One question, the Hub's verdict, and the servers that it is about."""
+    """One question, the Hub's verdict, and the servers that it is about: none for a model of no host."""
 
     question: Question
     verdict: Verdict
@@ -77,30 +80,39 @@ class Checked:
 def check_access(inputs: Inputs, reach: Reach, *, fresh: bool) -> tuple[Checked, ...]:
     """Every model of the servers on the selected hosts, asked with the token that they get.
 
+    Without a limit also the models that no host has yet; servers that chose to be offline are told of and not asked
+    about.
+
     Raises:
         InputError: a token source fails.
     """
-    hosts = hosts_of(inputs.inventory, reach.limit)
-    desired = on_hosts(inputs.desired, hosts)
-    found = find_tokens(inputs, sources_in_use(desired, hosts), reach.tokens)
+    servers = on_hosts(inputs.desired, hosts_of(inputs.inventory, reach.limit)).servers
+    if reach.limit is None:
+        servers = (*servers, *_unplaced(inputs))
+    wanted = {server.token for server in servers if server.token and server.state is not DesiredState.ABSENT}
+    found = find_tokens(inputs, sorted(wanted), reach.tokens)
     tokens = {name: token.secret for name, token in found.items() if token}
     hub = Hub(options=reach.options, secrets=tokens, forks=reach.forks)
-    if hub.offline:
-        online = replace(hub.asker, environ=without_offline(reach.options.environ))
-        questions = questions_of(desired, online)
-        verdicts = dict.fromkeys(questions, Verdict(access=Access.OFFLINE))
-    else:
-        questions = questions_of(desired, hub.asker)
+    asker = replace(hub.asker, environ=without_offline(reach.options.environ))
+    questions, silent = questions_of(servers, asker), questions_not_asked(servers, asker)
+    verdicts: Mapping[Question, Verdict] = dict.fromkeys(questions, Verdict(access=Access.OFFLINE))
+    if not hub.offline:
         verdicts = hub.verdicts(questions, fresh=fresh)
-    return tuple(
-        Checked(question=question, verdict=verdicts[question], servers=tuple(servers))
-        for question, servers in questions.items()
-    )
+    checks = [Checked(question=each, verdict=verdicts[each], servers=tuple(ids)) for each, ids in questions.items()]
+    checks += [Checked(question=each, verdict=CHOSEN, servers=tuple(ids)) for each, ids in silent.items()]
+    return tuple(sorted(checks, key=lambda check: check.question))
+
+
+def _unplaced(inputs: Inputs) -> Iterator[DesiredServer]:
+    """The models of no host; one whose source only hosts could define, where there are none, is asked about without."""
+    sources = token_sources(inputs.inventory)
+    for server in unplaced(inputs.documents, inputs.inventory, catalogue=catalogue_for(None)):
+        yield server if server.token is None or server.token in sources else replace(server, token=None)
 
 
 def refused(checks: Iterable[Checked]) -> bool:
-    """Whether some server could not load its model, or could not be asked about."""
-    return any(check.verdict.access is not Access.OK for check in checks)
+    """Whether some server could not load its model, or should have been asked about and could not be."""
+    return any(check.verdict.failed for check in checks)
 
 
 def counted(checks: Iterable[Checked]) -> Mapping[Access, int]:

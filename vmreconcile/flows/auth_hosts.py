@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vmreconcile.core.access import Asker, question_of
+from vmreconcile.core.access import Asker, chose_offline, question_about
 from vmreconcile.core.diff import other_tokens
 from vmreconcile.core.launching import TOKEN_VARIABLE
 from vmreconcile.core.planning import subject_of
@@ -14,7 +14,7 @@ from vmreconcile.effects.lost import reached
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.flows.prepare import Prepared
 from vmreconcile.flows.reconcile import within
-from vmreconcile.model.access import Access, Question, Verdict
+from vmreconcile.model.access import CHOSEN, Access, Question, Verdict
 from vmreconcile.model.desired import DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import EnvFile, EnvValue, HostView, TokenPlace, Unreachable
@@ -108,10 +108,9 @@ def check_on_hosts(prepared: Prepared) -> tuple[tuple[CheckedOnHost, ...], tuple
     for server in within(prepared).servers:
         if server.state is DesiredState.ABSENT or not server.from_hub:
             continue
-        question = question_of(server, asker)
-        if question is None:
-            verdict = Verdict(access=Access.OFFLINE, detail="HF_HUB_OFFLINE is set for this server")
-            offline.append(CheckedOnHost(server=server.id, question=Question(model=server.model), verdict=verdict))
+        question = question_about(server, asker)
+        if chose_offline(server):
+            offline.append(CheckedOnHost(server=server.id, question=question, verdict=CHOSEN))
         else:
             asked.setdefault(server.id.host, []).append((server, question))
     answers, lost = reached(for_each(asked, lambda host: _ask(host, asked[host], prepared), prepared.fleet.forks))

@@ -56,6 +56,17 @@ class Verdict:
     access: Access
     detail: str = ""
     architectures: tuple[str, ...] = ()
+    chosen: bool = False
+    """Offline because the servers' own environment says so: nobody was to be asked, and that is no failure."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the model may not be read, or should have been asked about and could not be."""
+        return self.access is not Access.OK and not self.chosen
+
+
+CHOSEN = Verdict(access=Access.OFFLINE, detail="HF_HUB_OFFLINE is set in the server's own environment", chosen=True)
+"""What is told of servers that never ask the Hub themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
