@@ -147,6 +147,31 @@ def test_a_download_that_was_cut_off_goes_on(agent: Agent, hub: Hub, vllm: Path)
     assert size["need"] == answer["fetched"] == 300_000
 
 
+def test_progress_is_told_and_a_cut_connection_goes_on_at_its_byte(agent: Agent, hub: Hub, vllm: Path) -> None:
+    """What came of a large file is counted, and asked for no more by the same run."""
+    mib = 1 << 20
+    data = bytes(range(256)) * (12 * mib // 256)
+    hub.repositories["org/large"] = Repository(files={"config.json": b"{}", "model.safetensors": data})
+    hub.stalls_after = 11 * mib  # the client writes by 10 MiB
+    agent.send("fetch", **asking(hub, vllm, "org/large"))
+    said = [agent.next_answer()]
+    assert (said[0]["event"], said[0]["need"]) == ("size", len(data) + 2)
+    while said[-1].get("done", 0) < 10 * mib:
+        said.append(agent.next_answer())
+        assert (said[-1]["event"], said[-1]["more"]) == ("at", True)
+        assert said[-1]["done"] < len(data)
+    assert said[-1]["total"] == len(data) + 2
+    hub.stalls_after = None
+    hub.goes_on.set()
+    while said[-1].get("more"):
+        said.append(agent.next_answer())
+    assert said[-1]["ok"], said[-1]
+    assert said[-1]["fetched"] == said[-1]["total"] == len(data) + 2
+    assert kept(vllm, "org/large") == {"config.json": b"{}", "model.safetensors": data}
+    asked = [one.range for one in hub.requests if one.method == "GET" and one.path.endswith("model.safetensors")]
+    assert asked == ["", f"bytes={10 * mib}-"]
+
+
 def test_no_space_is_told_before_anything_is_fetched(agent: Agent, hub: Hub, vllm: Path) -> None:
     """With the bytes needed and free, and the place."""
     size = 1 << 62
@@ -206,9 +231,9 @@ def test_the_token_is_in_no_process(agent: Agent, hub: Hub, vllm: Path) -> None:
     assert TOKEN.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
     agent.process.stdin.close()  # type: ignore[union-attr] # the controller goes away
     until = time.monotonic() + 10
-    while fetchers(agent) and time.monotonic() < until:
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    assert not fetchers(agent)
+    assert not Path(f"/proc/{pid}").exists(), "it outlived the agent"
     hold.set()
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.lab.desk import Desk
 from tests.lab.fake_kernel import Refusal
 from tests.lab.worlds import TOKEN
+from vmreconcile.cli import progress
 
 FULL = Refusal("fetch-disk-full", "99 bytes are needed in /root/.cache, 5 are free")
 
@@ -20,6 +21,16 @@ def test_prefetch_fetches_on_every_host(desk: Desk) -> None:
     rows = desk("prefetch", "qwen@gpu2", "--json").json["results"]
     assert [(row["server"], row["status"], row["bytes"]) for row in rows] == [("qwen@gpu2", "fetched", 3 << 30)]
     assert TOKEN not in said.out + said.err
+
+
+def test_progress_is_told_on_standard_error(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain line a server, every 15 seconds (here: always), with what came and what there is to come."""
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    for words in (("prefetch",), ("prefetch", "--json")):
+        said = desk(*words)
+        for host in ("gpu1", "gpu2"):
+            assert f"qwen@{host}: waiting, 0 s so far (fetching org/qwen: 1.00 of 3.00 GiB)" in said.err.splitlines()
+            assert f"qwen@{host}: waiting, 0 s so far (org/qwen: 3.00 GiB to fetch, 9.0 GiB free)" in said.err
 
 
 def test_prefetch_tells_what_went_wrong_where(desk: Desk) -> None:

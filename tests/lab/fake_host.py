@@ -152,11 +152,13 @@ class FakeHost:
 
     def _fetch(self, request: Json, progress: Callable[[Json], None]) -> Json:
         """Fetch a model of 3 GiB, or not."""
+        path = "/root/.cache/huggingface/hub"
+        progress({"event": "size", "need": 3 << 30, "free": 9 << 30, "total": 3 << 30, "path": path})
         progress({"event": "at", "done": 1 << 30, "total": 3 << 30})
         self.fetched.append((request["model"], self.root(request["slug"]) is not None))
         if request["model"] in self.fetching:
             raise self.fetching[request["model"]]
-        return {"fetched": 3 << 30, "total": 3 << 30, "path": "/root/.cache/huggingface/hub"}
+        return {"fetched": 3 << 30, "total": 3 << 30, "path": path}
 
     def _hub_answer(self, check: Json, secrets: Json) -> Json:
         """What the Hub would say to this host: `hub` maps (model, token) to a verdict, all else may be read."""
