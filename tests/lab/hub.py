@@ -134,7 +134,12 @@ class Hub:
         if request.token in self.expired:
             return _refusal(HTTPStatus.UNAUTHORIZED, "", 'User Access Token "test" is expired')
         path = urllib.parse.unquote(urllib.parse.urlsplit(request.path).path)
-        return self._whoami(request.token) if path == "/api/whoami-v2" else self._model(path, request.token)
+        match path:
+            case "/api/whoami-v2":
+                return self._whoami(request.token)
+            case "/api/whoami":
+                return self._whoami_of_old(request.token)
+        return self._model(path, request.token)
 
     def _model(self, path: str, token: str | None) -> Answer:
         """Answer what is asked about one repository."""
@@ -163,6 +168,11 @@ class Hub:
         access = {"displayName": "test", "role": "read"}
         auth = {"type": "access_token", "accessToken": access} | ({"expiresAt": self.expires} if self.expires else {})
         return _json({"type": "user", "name": self.tokens[token], "orgs": [], "auth": auth})
+
+    def _whoami_of_old(self, token: str | None) -> Answer:
+        """As the first versions of huggingface_hub read it: `user` and `orgs`."""
+        seen = self._whoami(token)
+        return seen if token is None else _json({"user": self.tokens[token], "orgs": []})
 
     def _hidden(self, name: str, token: str | None) -> Answer | None:
         """Refuse, in the Hub's words, a repository that does not exist for `token`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -73,6 +75,18 @@ def test_whoami(hub: Hub, tmp_path: Path) -> None:
     """A known token has a name; an unknown one is refused."""
     assert ask(hub, tmp_path, "h.whoami()['name']", "hf_in") == "ada"
     assert ask(hub, tmp_path, "h.whoami()['name']", "hf_mistyped") == "HfHubHTTPError 401"
+
+
+def test_whoami_of_old(hub: Hub) -> None:
+    """The endpoint that the Hub's client asked before `whoami-v2`, and many a script still asks."""
+    address = f"{hub.url}/api/whoami"
+    with urllib.request.urlopen(urllib.request.Request(address, headers={"Authorization": "Bearer hf_in"})) as answer:
+        assert json.load(answer) == {"user": "ada", "orgs": []}
+    for headers in ({"Authorization": "Bearer hf_mistyped"}, {}):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(address, headers=headers))
+        with caught.value as refusal:
+            assert refusal.code == HTTPStatus.UNAUTHORIZED
 
 
 def test_a_snapshot_is_downloaded_whole(hub: Hub, tmp_path: Path) -> None:
