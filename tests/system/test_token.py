@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 
 from tests.lab.disk import CHECKOUT
 from tests.lab.hosts import PASSWORD
+from tests.lab.hub import Gate, Hub, Repository
 from tests.lab.served import pids, root, roots
+from tests.lab.space import GATEWAY
 from tests.lab.wanting import changes, fields, model
 
 if TYPE_CHECKING:
@@ -217,12 +220,12 @@ def broken_tool(cli: Cli, *argv: str) -> str:
 def everything(cli: Cli, hosts: list[Host], faults: Path, token: str, key: str) -> Iterator[str]:
     """Do all that the tool can do with a token and an API key; yield what it said each time."""
 
-    def tool(*argv: str, code: int = 0) -> str:
-        outcome = cli(*argv)
+    def tool(*argv: str, code: int = 0, data: str = "", **env: str) -> str:
+        outcome = cli(*argv, env=env, data=data)
         assert outcome.returncode == code, outcome
         return str(outcome)
 
-    very = ("-v", "-v")
+    very = VERY
     for words in (["init", "example"], ["validate"], ["plan", "--explain", *very], ["plan", "--json"]):
         yield tool(*words)
     yield tool("plan", "-o", "plan.json")
@@ -234,7 +237,9 @@ def everything(cli: Cli, hosts: list[Host], faults: Path, token: str, key: str) 
     for host in hosts:
         for words in (["show", *very], ["show", "--json"], ["logs", *very]):
             yield tool(*words, f"tiny@{host.name}")
-    yield from more(cli, token, tool)
+    yield from more(cli, tool)
+    yield from with_a_hub(cli, token, tool)
+    yield from the_old_verbs(cli)
     faults.write_text("die=bad-token\n")
     cli.model("failing", model(port=8002, hf_token="default", env={"VLLM_API_KEY": key}))
     yield tool("apply", *very, code=1)
@@ -248,29 +253,82 @@ def everything(cli: Cli, hosts: list[Host], faults: Path, token: str, key: str) 
 
 
 VM = "from vmreconcile.__main__ import run_vm; run_vm()"
+VERY = ("-v", "-v")
 
 
-def more(cli: Cli, token: str, tool: Callable[..., str]) -> Iterator[str]:
-    """doctor, auth, prefetch, import and vm, plain and as JSON; the import's file has a token beside it."""
+def more(cli: Cli, tool: Callable[..., str]) -> Iterator[str]:
+    """doctor, auth, prefetch and list where no Hub is reached: plain, as JSON, and with all that can be logged."""
     for words in (["doctor"], ["auth", "status"], ["auth", "status", "--on-hosts"], ["list"]):
-        yield tool(*words)
-        yield tool(*words, "--json")
-    for words in (["auth", "check", "--on-hosts"], ["prefetch"]):
-        yield tool(*words, "-v", "-v", code=1)
-        yield tool(*words, "--json", code=1)
-    (cli.folder / "old").mkdir()
-    entry = {"name": "then", "huggingface_id": "org/then", "port": 8100}
-    (cli.folder / "old/models.json").write_text(json.dumps({"models": [entry]}))
-    (cli.folder / "old/.env").write_text(f"HF_TOKEN={token}\n")
-    for words in (["import", "old/models.json", "--hosts", "gpu1", "--dry-run"],):
-        yield tool(*words)
-        yield tool(*words, "--json")
-    (cli.folder / "old/.env").unlink()
-    for words in (["status"], ["status", "--json"], ["cleanup"], ["cleanup", "--json"], ["force", "-y"], ["ui"]):
+        for how in ([], ["--json"], VERY):
+            yield tool(*words, *how)
+    for words in (["auth", "check"], ["auth", "check", "--on-hosts"], ["prefetch"]):
+        for how in ([], ["--json"], VERY):
+            yield tool(*words, *how, code=1)
+
+
+def with_a_hub(cli: Cli, token: str, tool: Callable[..., str]) -> Iterator[str]:
+    """Logging in, what the Hub says of the token and of a model that is shut, an old manager's models with its token.
+
+    The Hub keeps tokens in this process alone. Who imports has a home of their own, which goes again.
+    """
+    stranger = cli.folder / "home-of-another"
+    old = cli.folder / "old"
+    with cli.lab.network(), Hub(GATEWAY) as hub:
+        hub.tokens[token] = "ada"
+        hub.repositories["org/shut"] = Repository(gate=Gate.GATED)
+        online = {**hub.environ(), "HF_HUB_OFFLINE": "0"}
+        shut = {"model": "org/shut", "hosts": "gpu1", "port": 8090, "state": "stopped", "env": hub.environ()}
+        cli.model("shut", model(hf_token="default", **shut))
+        for how in ([], ["--json"], VERY):
+            yield tool("auth", "login", *how, data=f"{token}\n", **online)
+            yield tool("auth", "login", *how, data=f"{rotated(token)}\n", code=1, **online)
+            yield tool("auth", "login", *how, data=f"{token} x\n", code=64, **online)
+            yield tool("auth", "status", *how, **online)
+            yield tool("auth", "check", *how, code=1, **online)
+            yield tool("auth", "check", "--no-cache", "--on-hosts", "-l", "gpu1", *how, code=1, **online)
+            yield tool("doctor", *how, code=1, **online)
+            yield tool("start", "shut", "--no-save", *how, code=1, **online)
+        assert any(request.token == token for request in hub.requests)
+        (cli.models_folder / "shut.yaml").unlink()
+        for how in (["--dry-run"], ["--dry-run", "--json"], [], ["--json"], VERY):
+            old.mkdir()
+            entry = {"name": "then", "huggingface_id": "org/then", "port": 8100}
+            (old / "models.json").write_text(json.dumps({"models": [entry]}))
+            (old / ".env").write_text(f"HF_TOKEN={token}\n")
+            cli.lab.make_home(stranger)
+            words = ["import", "old/models.json", "--hosts", "gpu1", *how]
+            yield tool(*words, HOME=str(stranger), **online)
+            (cli.models_folder / "then.yaml").unlink(missing_ok=True)
+            yield tool(*words, "--with-token", HOME=str(stranger), **online)
+            stored = stranger / ".cache/huggingface/token"
+            assert (stored.read_text() if stored.exists() else "") == ("" if "--dry-run" in how else token)
+            written = (cli.models_folder / "then.yaml").read_text() if "--dry-run" not in how else ""
+            assert token not in written
+            (cli.models_folder / "then.yaml").unlink(missing_ok=True)
+            shutil.rmtree(stranger)
+            shutil.rmtree(old)
+
+
+def the_old_verbs(cli: Cli) -> Iterator[str]:
+    """All that `vm` can do, plain, as JSON, and with all that can be logged; nothing of its model is left."""
+
+    def vm(*words: str, code: int = 0) -> str:
         env = {"HOME": str(cli.home), "HF_HUB_OFFLINE": "1"} | cli.env
         done = cli.lab.run([sys.executable, "-c", VM, *words], env=env, cwd=cli.folder)
-        assert done.returncode == 0, done
-        yield done.stdout + done.stderr
+        assert done.returncode == code, done
+        return done.stdout + done.stderr
+
+    for how in ([], ["--json"], VERY):
+        yield vm("add", "guest", "org/guest", "--port", "8091", "--host", "gpu1", *how)
+        yield vm("list", *how)
+        yield vm("start", "guest", *how)
+        yield vm("status", *how)
+        yield vm("stop", "guest", *how)
+        yield vm("cleanup", *how)
+        yield vm("force", "-y", *how)
+        yield vm("remove", "guest", "-y", *how)
+        yield vm("auth", "status", *how)
+    yield vm("ui")
 
 
 def rotated(secret: str) -> str:
@@ -311,7 +369,8 @@ def test_secrets_are_in_the_env_file_and_the_server_and_nowhere_else(
         assert root(host).environ["VLLM_API_KEY"] == key
         assert root(host).environ["HF_TOKEN"] == (rotated(token) if host.name == "gpu2" else token)
         assert core_limit(root(host).outer_pid) in {"0", "1"}, "a core dump would hold them"
-    assert files_with(cli.folder, [token, rotated(token)]) == {"home/.cache/huggingface/token", "models.d/wrong.yaml"}
+    hub_keeps = {f"home/.cache/huggingface/{name}" for name in ("token", "stored_tokens")}
+    assert files_with(cli.folder, [token, rotated(token)]) == {*hub_keeps, "models.d/wrong.yaml"}
     assert files_with(cli.folder, [key]) == {"models.d/tiny.yaml", "models.d/wrong.yaml"}
     assert files_with(cli.folder, [rotated(key)]) == {"models.d/failing.yaml"}
     assert files_with(cli.folder, [PASSWORD]) == {"inventory/hosts.yaml"}
