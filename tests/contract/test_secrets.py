@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vmreconcile.agent.masks import is_secret_name, mask_text
 from vmreconcile.core.fingerprints import SECRET_NAME, shown
@@ -18,6 +20,48 @@ SECRETS = (
     f"x=hf_{LETTERS}",
     "https://me:pass@host/x",
     "s3://:p@h",
+    f"\x1b[31mhf_{LETTERS}\x1b[0m",
+    f"\\nhf_{LETTERS}",
+    f"%3Dhf_{LETTERS}",
+    f"token_hf_{LETTERS}",
+    f"u002dhf_{LETTERS}",
+    f"-hf_{LETTERS}",
+    f"api_org_{LETTERS}",
+    f"x_api_org_{LETTERS}",
+    f"\x1b[0;1msk-{LETTERS}",
+    f"\\tsk-{LETTERS}",
+    f"%3Dsk-{LETTERS}",
+    f"https://me:pass/{LETTERS}@host/x",
+    f"https://me:pass?{LETTERS}#@host",
+    f"https://me:{LETTERS}/@host",
+)
+PLAIN = (
+    "disk-usage-statistics-of-today",
+    "half_a_word_and_another",
+    "http://host:8000/models/org@main",
+    "http://[::1]:8000/models/org@main",
+    "https://host/models/org@main",
+    "mail me@host",
+)
+PARTS = (
+    "hf_",
+    "sk-",
+    "api_org_",
+    "://",
+    ":",
+    "/",
+    "@",
+    "?",
+    "%3D",
+    "\\n",
+    "\x1b[1m",
+    " ",
+    '"',
+    "_",
+    "-",
+    "a",
+    "7",
+    LETTERS,
 )
 
 
@@ -28,6 +72,20 @@ def test_what_the_agent_masks_the_controller_hides(text: str) -> None:
     assert masked(text) != text
     assert shown("PLAIN", text) == HIDDEN
     assert LETTERS not in masked(text)
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_what_is_no_secret_stays(text: str) -> None:
+    """Words and addresses without a password are shown by both."""
+    assert (mask_text(text), masked(text)) == (text, text)
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=12).map("".join))
+def test_no_text_is_masked_by_the_agent_alone(text: str) -> None:
+    """Whatever stands around a token or password: the controller hides what the agent masks, and both let go of it."""
+    assert masked(text) != text or mask_text(text) == text
+    assert f"hf_{LETTERS}" not in mask_text(text)
+    assert f"hf_{LETTERS}" not in masked(text)
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,8 @@ def test_a_stored_token_is_the_one_that_the_client_stored(tmp_path: Path, monkey
         (source(SourceKind.COMMAND, *python("pass")), "it printed nothing"),
         (source(SourceKind.COMMAND, *python("import sys; sys.exit('locked: gpg')")), r"exit status 1: locked: gpg"),
         (
-            source(SourceKind.COMMAND, *python(f"import sys; print('{TOKEN}'); sys.exit('{TOKEN} \x1b[31m')")),
-            r"exit status 1: \*\*\* \?\[31m",
+            source(SourceKind.COMMAND, *python(f"import sys; print('{TOKEN}'); sys.exit('{TOKEN} \x07\x1b[31m')")),
+            r"exit status 1: \*\*\* \?$",
         ),
         (source(SourceKind.COMMAND, *python("print('secret-text'); 1/0")), "exit status 1"),
     ],
@@ -110,6 +110,19 @@ def test_a_source_that_fails_names_itself_and_shows_no_token(one: TokenSource, s
     traceback.print_exception(caught.value, file=text)
     for secret in (TOKEN, "secret-text"):
         assert secret not in text.getvalue() + str(problem.summary)
+
+
+@pytest.mark.parametrize(
+    "said", ["\\033[31m%s\\033[0m", "\\033[1mhf_\\033[0;32m%s", "bad\\\\n%s", "token%%3D%s", "x_%s"]
+)
+def test_a_coloured_token_of_a_failing_program_is_hidden(said: str, tmp_path: Path) -> None:
+    """Whatever stands before a token that is printed on standard error, and colours in the midst of it."""
+    token = TOKEN.removeprefix("hf_") if "hf_" in said else TOKEN
+    one = source(SourceKind.COMMAND, "sh", "-c", f"printf '{said}' {token} >&2; exit 1")
+    with pytest.raises(InputError) as caught:
+        read_source(one, around(tmp_path))
+    assert TOKEN.removeprefix("hf_") not in str(caught.value)
+    assert "[31m" not in str(caught.value)
 
 
 def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ else:
 WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "AUTH")
 REPORTED = ("VMRECONCILE_", "VLLM_", "HF_", "CUDA_")
 STARS = "***"
+HUB, ORGANISATION, KEY = "hf_", "api_org_", "sk-"
+LEAST = 16  # letters of a token behind its prefix
+_HEX = "0123456789abcdefABCDEF"
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
@@ -54,24 +57,50 @@ def described(salt: bytes, environment: dict[str, str], names: set[str]) -> dict
     }
 
 
+def _is_letter(letter: str) -> bool:
+    """Whether a token may hold this letter."""
+    return letter.isascii() and (letter.isalnum() or letter in "-_")
+
+
 def _run_of(text: str, at: int) -> int:
     """Where the run of token letters that begins at `at` ends."""
-    while at < len(text) and (text[at].isascii() and (text[at].isalnum() or text[at] in "-_")):
+    while at < len(text) and _is_letter(text[at]):
         at += 1
     return at
 
 
+def _is_fresh(text: str, at: int) -> bool:
+    """Whether a word begins at `at`: behind what belongs to none, an escape, a colour's code or a URL's `%3D`."""
+    before, two, three = text[at - 1 : at], text[max(at - 2, 0) : at], text[max(at - 3, 0) : at]
+    if not before or not _is_letter(before) or two in ("\\n", "\\r", "\\t"):
+        return True
+    colour = len(two) == 2 and two[1] == "m" and two[0] in "0123456789;["
+    return colour or (len(three) == 3 and three[0] == "%" and all(letter in _HEX for letter in two))
+
+
+def _is_token(text: str, at: int, prefix: str, end: int) -> bool:
+    """Whether the word from `at` to `end` is a token: a Hub's with 16 letters and digits, wherever it begins."""
+    start = at + len(prefix)
+    if end - start < LEAST:
+        return False
+    plain = text[start : start + LEAST].replace("-", "_")
+    return (prefix != KEY and "_" not in plain) or (prefix != ORGANISATION and _is_fresh(text, at))
+
+
 def mask_text(text: str) -> str:
-    """Replace what looks like a token (`hf_…`, `sk-…`, 16 letters or more) or a URL's password by `***`."""
-    for prefix in ("hf_", "sk-"):
+    """Replace what looks like a token (`hf_…`, `api_org_…`, `sk-…`, 16 letters or more) or a URL's password by `***`.
+
+    The controller has the same rules (model/showing.py).
+    """
+    for prefix in (HUB, ORGANISATION, KEY):
         at = text.find(prefix)
         while at >= 0:
             end = _run_of(text, at)
-            fresh = at == 0 or not (text[at - 1].isalnum() or text[at - 1] in "-_")
-            if fresh and end - at >= len(prefix) + 16:
+            step = at + len(prefix)
+            if _is_token(text, at, prefix, end):
                 text = text[:at] + STARS + text[end:]
-                end = at + len(STARS)
-            at = text.find(prefix, end)
+                step = at + len(STARS)
+            at = text.find(prefix, step)
     return _mask_urls(text) if "://" in text else text
 
 
@@ -79,14 +108,34 @@ def _mask_urls(text: str) -> str:
     """Replace `user:password@` after `://`."""
     at = text.find("://")
     while at >= 0:
-        start = end = at + 3
-        while end < len(text) and text[end] not in "/ \t\n\"'?#":
-            end += 1
-        sign = text.rfind("@", start, end)
-        if sign > start and ":" in text[start:sign]:
+        start = at + 3
+        sign = _password_end(text, start)
+        if sign:
             text = text[:start] + STARS + text[sign:]
         at = text.find("://", start)
     return text
+
+
+def _password_end(text: str, start: int) -> int:
+    """Where the password of a URL that goes on at `start` ends, at its `@`; 0 where it has none.
+
+    A password that nobody escaped may hold what ends a host's name; behind a port, though, that is a path.
+    """
+    end = _reach(text, start, "/?#")
+    sign = text.rfind("@", start, end)
+    if sign > start and ":" in text[start:sign]:
+        return sign
+    user, colon, rest = text[start:end].partition(":")
+    if not colon or "@" in user or "[" in user or not rest or (rest.isdigit() and len(rest) <= 5):
+        return 0
+    return max(text.rfind("@", end, _reach(text, end, "")), 0)
+
+
+def _reach(text: str, at: int, stops: str) -> int:
+    """Where an address that goes on at `at` ends: at a blank, a quote or one of `stops`."""
+    while at < len(text) and text[at] not in stops and text[at] not in "\"'" and not text[at].isspace():
+        at += 1
+    return at
 
 
 def is_secret_option(word: str) -> bool:

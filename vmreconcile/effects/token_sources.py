@@ -11,7 +11,7 @@ from pathlib import Path
 from vmreconcile.effects.token import LONGEST_FILE, TokenFound, check_token, find_token, read_token_file, token_path
 from vmreconcile.errors import Diagnostic, InputError, Place
 from vmreconcile.model.secret import Secret
-from vmreconcile.model.showing import masked
+from vmreconcile.model.showing import masked, without_escapes
 from vmreconcile.model.tokens import SourceKind, TokenSource
 
 LINES_SHOWN = 3
@@ -147,8 +147,8 @@ def _end(running: subprocess.Popen[bytes]) -> None:
 
 def _said(err: bytes, secret: str) -> str:
     """The end of standard error on one line, without anything that looks like a token or was printed as one."""
-    text = err.decode("utf-8", "replace")
-    for line in secret.splitlines():
+    text = without_escapes(err.decode("utf-8", "replace"))
+    for line in without_escapes(secret).splitlines():
         if len(line.strip()) >= 4:
             text = text.replace(line.strip(), "***")
     lines = [line.strip() for line in masked(text).splitlines() if line.strip()]

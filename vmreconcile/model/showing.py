@@ -7,16 +7,21 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
-"""What a token of the Hugging Face Hub looks like (34 letters and digits follow the prefix)."""
+HUB_TOKEN = re.compile(r"(?:hf|api_org)_[A-Za-z0-9]{16,}")
+"""What a token of the Hugging Face Hub looks like (34 letters and digits follow the prefix), whatever is before it."""
 
 _MASKED = re.compile(
-    r"(?<![A-Za-z0-9_-])(?:hf_|sk-)[A-Za-z0-9_-]{16,}"
+    r"(?:hf|api_org)_[A-Za-z0-9]{16}[A-Za-z0-9_-]*"
+    r"|(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=[0-9;\[]m)|(?<=%[0-9A-Fa-f]{2}))(?:hf_|sk-)[A-Za-z0-9_-]{16,}"
     r"|\b(?:hf|api_org)_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{8,}"
     r"|(?<=://)[^/?#\s\"']*:[^/?#\s\"']*(?=@)"
+    r"|(?<=://)[^/?#\s\"'@:\[]*:(?![0-9]{0,5}[/?#])[^\s\"']*(?=@)"
 )
-"""What is never shown: Hub tokens, also short ones, API keys, passwords in addresses. Never less than what the agent
-masks on a host (docs/wire.md); a test compares both."""
+"""What is never shown: Hub tokens, also short ones, API keys, passwords in addresses (a slash in one too, unless it
+reads as a port and a path). Never less than what the agent masks on a host (docs/wire.md); a test compares both."""
+
+_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+"""ECMA-48: control sequences, operating system commands and two-letter escapes."""
 
 _LONGEST = 60
 
@@ -29,6 +34,11 @@ def holds_token(text: str) -> bool:
 def masked(text: str) -> str:
     """`text` with `***` for everything that looks like a secret."""
     return _MASKED.sub("***", text)
+
+
+def without_escapes(text: str) -> str:
+    """`text` without what colours a terminal or moves its cursor: in the midst of a token it would hide that."""
+    return _TERMINAL.sub("", text)
 
 
 def shown(value: object) -> str:
