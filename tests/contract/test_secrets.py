@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmreconcile.agent.masks import is_secret_name, mask_text
-from vmreconcile.core.fingerprints import SECRET_NAME, shown
+from vmreconcile.core.fingerprints import shown
 from vmreconcile.model.secret import HIDDEN
-from vmreconcile.model.showing import masked
+from vmreconcile.model.showing import SECRET_NAME, masked
 from vmreconcile.vllm.signatures import explain
 
 LETTERS = "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"

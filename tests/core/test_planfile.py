@@ -221,3 +221,16 @@ def test_wanted_digest_tells_nothing_of_secrets() -> None:
 
     assert digest("VLLM_API_KEY", "a") == digest("VLLM_API_KEY", "b")
     assert digest("VLLM_LOGGING_LEVEL", "a") != digest("VLLM_LOGGING_LEVEL", "b")
+
+
+def test_an_edited_units_secret_is_in_no_plan_file() -> None:
+    """Neither itself nor in a digest that it could be guessed from: another secret gives the same file."""
+    texts = []
+    for secret in ("Sh0rt!", "0ther?"):
+        there = world(wanted()).settle()
+        unit = there.hosts["h1"].kernel.files["/etc/systemd/system/vmreconcile-m.service"]
+        unit.content = unit.content.replace("Restart=", f"ExecStartPre=/bin/x --api-key {secret}\nRestart=")
+        texts.append(saved(there))
+        assert "unit.ExecStartPre" in texts[-1]
+        assert secret not in texts[-1]
+    assert texts[0] == texts[1]

@@ -23,7 +23,6 @@ from vmreconcile.runtimes.systemd import (
     glob_safe,
     quote,
     specifier_safe,
-    unit_differences,
     unit_text,
 )
 
@@ -289,15 +288,6 @@ def test_an_empty_unit_differs_in_every_directive() -> None:
     fields = SYSTEMD.drift(LAUNCH, observed(written(text="")))
     assert {field.path for field in fields} == {f"unit.{name}" for name in directives(unit_text(LAUNCH))}
     assert {field.before for field in fields} == {None}
-
-
-def test_differences_show_both_values() -> None:
-    """None where a side has no such directive; repeated ones together."""
-    assert unit_differences("[A]\nX=1\nY=2\n", "[A]\nX=3\nZ=4\nZ=5\n") == (
-        ("X", "1", "3"),
-        ("Y", "2", None),
-        ("Z", None, "4 5"),
-    )
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vmreconcile.model.secret import HIDDEN
-from vmreconcile.model.showing import masked
-
-SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH", re.IGNORECASE)
-"""Names whose values never leave the host; the agent has the same list (docs/wire.md)."""
+from vmreconcile.model.showing import SECRET_NAME, masked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

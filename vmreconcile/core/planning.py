@@ -21,6 +21,7 @@ from vmreconcile.model.plan import Action, Change, Gate, Plan, Reason
 from vmreconcile.model.steps import RemoveServer, Step
 from vmreconcile.model.values import JsonValue
 from vmreconcile.runtimes.registry import choose
+from vmreconcile.runtimes.unit_files import telling
 from vmreconcile.vllm.catalogue import catalogue_for
 
 DEFAULT_STARTUP_TIMEOUT_S = Health().startup_timeout
@@ -303,7 +304,7 @@ def digest_of(host: HostView, observed: ObservedServer) -> dict[str, JsonValue]:
         "orphans": [worker.pid for worker in observed.orphans],
         "unit.active": unit.active if unit else None,
         "unit.enabled": unit.enabled if unit else None,
-        "unit.text": digest(unit.text or "") if unit else None,
+        "unit.text": digest(telling(unit.text or "")) if unit else None,
         "env_file.names": [*sorted(env_file.env)] if env_file else None,
         "env_file.mtime": env_file.mtime if env_file else None,
     }

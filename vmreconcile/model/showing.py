@@ -23,6 +23,9 @@ reads as a port and a path). Never less than what the agent masks on a host (doc
 _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 """ECMA-48: control sequences, operating system commands and two-letter escapes."""
 
+SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH", re.IGNORECASE)
+"""Names of variables whose values are never shown; the agent has the same list (docs/wire.md)."""
+
 _LONGEST = 60
 
 

@@ -23,6 +23,7 @@ from vmreconcile.model.steps import (
     WriteRecord,
 )
 from vmreconcile.runtimes.process import GRACE_S, end_orphans, token_file
+from vmreconcile.runtimes.unit_files import unit_differences
 
 MINIMUM_VERSION = 240
 """Type=exec, which reports a failing exec, came with 240."""
@@ -255,28 +256,3 @@ def specifier_safe(text: str) -> str:
 def glob_safe(path: str) -> str:
     """A path for a directive that expands patterns."""
     return re.sub(r"([\\*?\[\]])", r"\\\1", path)
-
-
-def unit_differences(before: str, after: str) -> tuple[tuple[str, str | None, str | None], ...]:
-    """Directives that differ: (name, before, after), sorted; 'text' where only the layout does."""
-    if before == after:
-        return ()
-    old, new = _directives(before), _directives(after)
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    if not names:
-        return (("text", "edited", "as written"),)
-    return tuple((name, _shown(name, old.get(name)), new.get(name)) for name in names)
-
-
-def _shown(name: str, value: str | None) -> str | None:
-    """An edited directive's value as a plan may show it: what a person puts into an environment may be a secret."""
-    return "(hidden)" if value and name.startswith(("Environment", "SetCredential")) else value
-
-
-def _directives(text: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        name, equals, value = line.partition("=")
-        if equals and not line.startswith(("#", ";", "[")):
-            found[name.strip()] = f"{found[name.strip()]} {value.strip()}" if name.strip() in found else value.strip()
-    return found
