@@ -18,7 +18,7 @@ LOG = "/state/log/a.log"
 def process(pid: int, ppid: int = 1, **fields: Any) -> Process:  # noqa: ANN401 - fields of a process
     """A process whose environment was read."""
     made = Process(pid, ppid, fields.pop("session", pid), fields.pop("start_ticks", pid))
-    made.environ_seen = True
+    made.environ_seen, made.uid = True, 7
     for name, value in fields.items():
         setattr(made, name, value)
     return made
@@ -26,7 +26,7 @@ def process(pid: int, ppid: int = 1, **fields: Any) -> Process:  # noqa: ANN401 
 
 def judge(*processes: Process, records: dict[str, Any] | None = None, units: Any = None) -> Verdict:  # noqa: ANN401 - slug to pair
     """Classify with server `a` known by default."""
-    known = Known(BOOT, {"a": RECORD} if records is None else records, units or {}, {"a": LOG})
+    known = Known(BOOT, {"a": RECORD} if records is None else records, units or {}, {"a": LOG}, uid=7)
     return classify({one.pid: one for one in processes}, known)
 
 
@@ -86,6 +86,8 @@ def test_ours_by_record_and_marker() -> None:
         ({}, {"a": {**RECORD, "boot_id": "boot-0"}}, "carries our marker for a, but no record of this boot names it"),
         ({}, {"a": {**RECORD, "pid": True}}, "carries our marker for a, but no record of this boot names it"),
         ({}, {"a": []}, "carries our marker for a, but no record of this boot names it"),
+        ({"uid": 8}, None, "carries our marker for a, but belongs to uid 8"),
+        ({"uid": -1}, None, "carries our marker for a, but belongs to uid -1"),
         ({"environ_seen": False, "marker": None}, None, "its environment cannot be read by us, so it cannot be ours"),
     ],
 )
@@ -106,10 +108,10 @@ def test_orphans_of_ours() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"session": 99}, {"start_ticks": 49}, {"outputs": ("/other.log",)}, {"outputs": ()}],
+    [{"session": 99}, {"start_ticks": 49}, {"outputs": ("/other.log",)}, {"outputs": ()}, {"uid": 8, "marker": "a"}],
 )
 def test_a_title_alone_makes_no_orphan_of_ours(fields: dict[str, Any]) -> None:
-    """Another session, an earlier start or another output: it belongs to nobody we know."""
+    """Another session, an earlier start, another output or another user: it belongs to nobody we know."""
     verdict = judge(process(101, 1, **{**ENGINE, **fields}))
     assert verdict.orphans == {}
     assert [one.pid for one in verdict.loose] == [101]

@@ -304,6 +304,18 @@ def test_records_take_anything(data: bytes) -> None:
     assert isinstance(record, dict)
 
 
+def test_the_user_of_a_process(tmp_path: Path) -> None:
+    """Who started it, also where the folder in /proc belongs to root, as that of a process that dumps no core does."""
+    fake_proc(tmp_path, 9)
+    (tmp_path / "1/status").write_text("Name:\tUid:\t5\nState:\tS\nUid:\t2001\t0\t0\t0\nGid:\t0\t0\t0\t0\n")
+    (tmp_path / "2/status").write_text("garbage\nUid:\n")
+    users = [getattr(proc.load(pid, str(tmp_path)), "uid", None) for pid in (1, 2, 3)]
+    assert users == [2001, -1, -1]
+    own = proc.load(os.getpid())
+    assert own is not None
+    assert own.uid == os.getuid()
+
+
 def fake_proc(root: Path, count: int) -> None:
     """A /proc with `count` processes, some vanishing, some hostile."""
     tail = "0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 {ticks} 1000 33 0 0"
@@ -324,8 +336,8 @@ def test_ten_thousand_processes() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         fake_proc(Path(folder), 10_000)
         begun = time.process_time()
-        found = survey.processes(Known("b", {}, {}, {}), folder)
-        verdict = classify(found, Known("b", {}, {}, {}))
+        found = survey.processes(Known("b", {}, {}, {}, uid=0), folder)
+        verdict = classify(found, Known("b", {}, {}, {}, uid=0))
         assert time.process_time() - begun < 30
     assert [one.pid for one, _ in verdict.strangers] == [7]
     assert len(" ".join(verdict.strangers[0][0].argv)) <= proc.CMDLINE_LIMIT

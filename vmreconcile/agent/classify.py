@@ -29,7 +29,7 @@ class Verdict:
 
 
 class Known:
-    """What we know beforehand: the boot, and by slug records, units and log files."""
+    """What we know beforehand: the boot, whose folders these are, and by slug records, units and log files."""
 
     def __init__(
         self,
@@ -37,9 +37,12 @@ class Known:
         records: Mapping[str, Any],
         units: Mapping[str, tuple[str, int]],
         logs: Mapping[str, str],
+        *,
+        uid: int,
     ) -> None:
         """Take the facts as read; `units` holds (cgroup, main pid) of the units that have a cgroup."""
         self.boot_id = boot_id
+        self.uid = uid
         self.records = records
         self.units = units
         self.logs = logs
@@ -133,6 +136,8 @@ def owner(process: Process, known: Known) -> tuple[str, str]:
         return "", "its environment cannot be read by us, so it cannot be ours"
     if marker is None:
         return "", "no marker of ours"
+    if process.uid != known.uid:  # anybody can set a marker, and may be given a pid that was ours
+        return "", "carries our marker for {}, but belongs to uid {}".format(marker, process.uid)
     root = known.root_of(marker)
     if root == (process.pid, process.start_ticks):
         return marker, ""
@@ -149,13 +154,14 @@ def within(cgroup: str, unit: str) -> bool:
 def worker_of(process: Process, alive: Mapping[int, Process], known: Known) -> str:
     """The server of ours that a process was started by, "" without proof.
 
-    The unit's cgroup is proof. A session is proof together with our marker or our log file as its output, and only
-    while its leader is the recorded root or gone: a number that another leader holds today belongs to that one.
+    The unit's cgroup is proof. A session is proof for a process of our user together with our marker or our log file
+    as its output, and only while its leader is the recorded root or gone: a number that another leader holds today
+    belongs to that one. vLLM changes no user.
     """
     for slug, (cgroup, _) in known.units.items():
         if within(process.cgroup, cgroup):
             return slug
-    for slug in known.records:
+    for slug in known.records if process.uid == known.uid else ():
         root = known.root_of(slug)
         if root is None or process.session != root[0] or process.start_ticks < root[1]:
             continue

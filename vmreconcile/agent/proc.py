@@ -100,6 +100,15 @@ def parse_environ(data: bytes) -> dict[str, str]:
     return found
 
 
+def parse_uid(data: bytes) -> int:
+    """Return the real user of `/proc/PID/status`, -1 where it says none.
+
+    The folder of a process that dumps no core belongs to root, whoever started it.
+    """
+    words = data.partition(b"\nUid:")[2].split(None, 1)
+    return int(words[0]) if words and words[0].isdigit() else -1
+
+
 def parse_cgroup(data: bytes) -> str:
     """Return the cgroup that systemd put the process in (cgroups(7)): version 2's line or the one named systemd."""
     unified = ""
@@ -196,10 +205,7 @@ def load(pid: int, proc: str = "/proc") -> Process | None:
         return None
     here = "{}/{}".format(proc, pid)
     line = cmdline(pid, proc)
-    try:
-        process.uid = os.stat(here).st_uid
-    except OSError:
-        return None
+    process.uid = parse_uid(read(here + "/status", 1 << 16) or b"")
     environment = environ(pid, proc)
     process.environ_seen = environment is not None
     process.marker = (environment or {}).get("VMRECONCILE_SERVER")

@@ -6,6 +6,8 @@ and then whatever is left of the session. Every signal follows a fresh judgement
 
 from __future__ import annotations
 
+import os
+
 from . import proc, signals, survey
 from .classify import Known, classify, owner, worker_of
 from .problems import Problem
@@ -49,7 +51,7 @@ def session(slug: str, known: Known) -> list[Pinned]:
 
 def recorded_runs(slug: str, record: dict[str, Any]) -> bool:
     """Whether the process that a record names is there at this moment."""
-    root = Known(proc.boot_id(), {slug: record}, {}, {}).root_of(slug)
+    root = Known(proc.boot_id(), {slug: record}, {}, {}, uid=os.getuid()).root_of(slug)
     pinned = Pinned(*root) if root is not None else None
     if pinned is None:
         return False

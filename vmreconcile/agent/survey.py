@@ -96,7 +96,8 @@ class Survey:
             for slug, properties in self.unit_properties.items()
             if properties.get("ControlGroup")
         }
-        return Known(self.boot_id, self.records, cgroups, {slug: self.folders.log(slug) for slug in self.records})
+        logs = {slug: self.folders.log(slug) for slug in self.records}
+        return Known(self.boot_id, self.records, cgroups, logs, uid=self.folders.uid)
 
     def slugs(self) -> list[str]:
         """Every server of which there is a trace."""
