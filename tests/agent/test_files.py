@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -206,6 +207,62 @@ def test_a_folder_that_others_control_is_refused(agent: Agent, tmp_path: Path, h
     with pytest.raises(Refused) as refused:
         agent.steps({"step": "write-record", "slug": SLUG, "record": {}})
     assert (refused.value.kind, refused.value.path) == ("unsafe-path", str(folder))
+
+
+@pytest.mark.parametrize("how", ["link", "link-in-tmp", "owner", "group", "target"])
+def test_a_way_that_others_control_is_refused(tmp_path: Path, how: str) -> None:
+    """Whoever owns or may write a folder above ours, or a link on the way, could put another folder there."""
+    there, way = tmp_path / "there", tmp_path / "way"
+    below = there / "deep" / "d"
+    below.mkdir(mode=0o755, parents=True)
+    if how in {"link", "link-in-tmp"}:
+        (tmp_path / "open").mkdir()
+        (tmp_path / "open").chmod(0o1777 if how == "link-in-tmp" else 0o777)
+        way = tmp_path / "open/way"
+    way.symlink_to(there)
+    if how == "link-in-tmp":
+        os.chown(way, 12345, 12345, follow_symlinks=False)
+    elif how == "owner":
+        os.chown(there, 12345, 12345)
+    elif how == "group":
+        there.chmod(0o775)
+    elif how == "target":
+        (there / "deep").chmod(0o777)
+    agent = Agent(way / "deep/d/x/y")
+    seen = agent.observe()
+    assert re.search("belongs to uid 12345|others could replace", seen["folders"]["problem"])
+    with pytest.raises(Refused) as refused:
+        agent.steps({"step": "write-record", "slug": SLUG, "record": {}})
+    assert refused.value.kind == "unsafe-path"
+    assert agent.close() == 0
+    assert [*below.iterdir()] == []
+
+
+def test_a_way_through_links_of_ours_is_taken(tmp_path: Path) -> None:
+    """Links that root or the user made, relative and absolute ones, also in a folder such as /tmp."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o1777)
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    (tmp_path / "a/b/up").symlink_to("../b/./c")
+    (tmp_path / "open/way").symlink_to(tmp_path / "a/b")
+    agent = Agent(tmp_path / "open/way/up/d")
+    assert agent.observe()["folders"]["problem"] is None
+    agent.steps({"step": "write-record", "slug": SLUG, "record": {}})
+    assert agent.close() == 0
+    found = everything(tmp_path / "a/b/c/d/state")
+    assert f"servers/{SLUG}.json" in found
+    assert f"agent/{agent.digest}.pyz" in found
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    """As the kernel has it."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    agent = Agent(tmp_path / "a/d")
+    with pytest.raises(Refused) as refused:
+        agent.steps({"step": "write-record", "slug": SLUG, "record": {}})
+    assert refused.value.kind == "unsafe-path"
+    assert agent.close() == 0
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,31 @@ def state_folder(base: str) -> str:
     return "/var/lib/vmreconcile" if os.getuid() == 0 else home + "/.local/state/vmreconcile"
 
 
+def guarded(path: str) -> bool:
+    """Whether nobody but root and us could put something else in the place of `path`: no folder or link of others."""
+    here, left, links = "/", path.split("/"), 0
+    while left:
+        part = left.pop(0)
+        if part in ("", ".", ".."):
+            here = os.path.dirname(here) if part == ".." else here
+            continue
+        there = os.path.join(here, part)
+        try:
+            seen = os.lstat(there)
+        except OSError:
+            return True  # to be made, or not for us to see
+        linked = seen.st_mode >> 12 == 10
+        open_to_all = seen.st_mode & 0o022 and not seen.st_mode & 0o1000
+        if seen.st_uid not in (0, os.getuid()) or (open_to_all and not linked) or links > 40:
+            return False
+        if linked:
+            target = os.readlink(there)
+            here, left, links = "/" if target[:1] == "/" else here, target.split("/") + left, links + 1
+        else:
+            here = there
+    return True
+
+
 def trusted(path: str) -> bytes:
     """Read a regular file that is ours and that nobody else can write; b"" for anything else."""
     try:
@@ -62,9 +87,11 @@ def store(folder: str, name: str, data: bytes) -> None:
     part = path + ".new"
     try:
         for place in (os.path.dirname(folder), folder):
+            if not guarded(place):
+                return
             os.makedirs(place, 0o700, exist_ok=True)
             seen = os.lstat(place)
-            if seen.st_mode >> 12 != 4 or seen.st_uid != os.getuid() or seen.st_mode & 0o022:
+            if not guarded(place) or seen.st_mode >> 12 != 4 or seen.st_uid != os.getuid() or seen.st_mode & 0o022:
                 return
         try:
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
@@ -186,6 +213,8 @@ def main() -> None:
     """Skip to the magic line, get the agent, run it."""
     digest = sys.argv[1]
     folder = state_folder("".join(sys.argv[2:3])) + "/agent"
+    if not guarded(folder):
+        folder = os.devnull  # nothing is there, and nothing can be kept there
     source = Input()
     while source.line() != MAGIC:
         pass

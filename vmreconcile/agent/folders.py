@@ -6,6 +6,7 @@ and must be the user's own. Decides nothing about contents.
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 READ_LIMIT = 1 << 24
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+LINK = 10  # a mode's file type
+MOST_LINKS = 40  # as the kernel has it (path_resolution(7))
 PREFIX, SUFFIX = "vmreconcile-", ".service"
 
 
@@ -121,12 +124,50 @@ def _check(fd: int, path: str, uid: int) -> None:
         )
 
 
-def _check_above(path: str, uid: int) -> None:
-    """Whoever may rename our folder could put another in its place: the folder above must forbid that."""
-    above = os.path.dirname(path)
-    seen = os.stat(above)
-    if seen.st_uid not in (0, uid) or (seen.st_mode & 0o022 and not seen.st_mode & 0o1000):
-        raise Problem("unsafe-path", "{}: others could replace {} in it".format(above, os.path.basename(path)), above)
+def _go_to(path: str, uid: int, *, create: bool) -> None:
+    """Go down to `path`, links followed, and make sure that nobody else could put another folder in its place.
+
+    Each folder and link on the way belongs to root or to us, and only these may rename what is in it. With `create`,
+    what is missing is made; without, it ends the way.
+
+    Raises:
+        Problem: `unsafe-path`.
+        OSError: as the system refused.
+    """
+    here, left, links = "/", path.split("/"), 0
+    while left:
+        part = left.pop(0)
+        if part in ("", ".", ".."):
+            here = os.path.dirname(here) if part == ".." else here
+            continue
+        there = os.path.join(here, part)
+        if not os.path.lexists(there):
+            if not create:
+                return
+            _make(there, 0o755 if uid == 0 else 0o700)
+        seen = os.lstat(there)
+        if seen.st_uid not in (0, uid):
+            raise Problem(
+                "unsafe-path", "{}: belongs to uid {}, on the way to {}".format(there, seen.st_uid, path), there
+            )
+        if seen.st_mode >> 12 == LINK:
+            links += 1
+            target = os.readlink(there)
+            here, left = "/" if target.startswith("/") else here, target.split("/") + left
+            if links > MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        elif seen.st_mode & 0o022 and not seen.st_mode & 0o1000:
+            raise Problem("unsafe-path", "{}: others could replace {} in it".format(there, path), there)
+        else:
+            here = there
+
+
+def _make(path: str, mode: int) -> None:
+    """Make a folder; who was faster is looked at like anything else."""
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        return
 
 
 def open_folder(path: str, base: str, uid: int, create: bool) -> int:  # noqa: FBT001 - reads well at its two callers
@@ -137,10 +178,9 @@ def open_folder(path: str, base: str, uid: int, create: bool) -> int:  # noqa: F
     """
     here = base
     try:
+        _go_to(os.path.dirname(base), uid, create=create)
         if create and not os.path.lexists(base):
-            os.makedirs(os.path.dirname(base), 0o755 if uid == 0 else 0o700, exist_ok=True)
-            os.mkdir(base, 0o700)
-        _check_above(base, uid)
+            _make(base, 0o700)
         fd = os.open(base, FOLDER)
         try:
             _check(fd, here, uid)
