@@ -278,6 +278,20 @@ def test_a_record_that_is_garbage_is_a_problem_not_a_crash(agent: Agent, tmp_pat
     assert bool(seen["problems"]) == (seen["record"] is None)
 
 
+def test_what_a_kill_left_in_mid_write_is_removed_too(agent: Agent, tmp_path: Path) -> None:
+    """The new file beside each of a server's, which may hold a token; links are not followed."""
+    agent.steps(env_step(tmp_path, ["A", "1"]), {"step": "write-record", "slug": SLUG, "record": {}})
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    for name in (f"config/env/.{SLUG}.env.new", f"config/env/.{SLUG}.token.new", f"state/servers/.{SLUG}.json.new"):
+        (tmp_path / name).write_text(TOKEN)
+    (tmp_path / f"state/log/.{SLUG}.log.new").symlink_to(victim)
+    assert agent.steps({"step": "remove-server", "slug": SLUG})[-1]["changed"] is True
+    assert [name for name in everything(tmp_path) if SLUG in name] == []
+    assert victim.read_text() == "untouched"
+    assert not (tmp_path / "config").exists()
+
+
 def locked(path: Path) -> bool:
     """Whether somebody holds a lock on a file."""
     return subprocess.run(["flock", "--nonblock", str(path), "true"], check=False).returncode != 0

@@ -74,6 +74,19 @@ def test_our_unit_and_one_that_our_record_knows(folders: Folders) -> None:
     assert not units.is_foreign(None, "x", folders, None)
 
 
+def test_a_half_written_unit_goes_with_the_unit(folders: Folders) -> None:
+    """And alone, where the unit itself is gone already."""
+    path = Path(folders.unit_folder(), UNIT)
+    part = path.parent / f".{path.name}.new"
+    for left in ([path, part], [part]):
+        for each in left:
+            each.write_text("x")
+        step = {"step": "remove-file", "path": str(path)}
+        assert steps.remove_any_file(step, folders) == {"changed": True}
+        assert not any(each.exists() for each in left)
+        assert steps.remove_any_file(step, folders) == {"changed": False}
+
+
 def test_a_linked_cache_is_not_emptied(folders: Folders, tmp_path: Path) -> None:
     """Removing the last server deletes what we keep, never what a link leads to, nor files of another name."""
     elsewhere = tmp_path / "elsewhere"

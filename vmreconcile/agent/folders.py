@@ -276,9 +276,14 @@ def _same(folder: int, name: str, uid: int, data: bytes, mode: int) -> bool:
         return wanted and file.readall() == data
 
 
+def _part(name: str) -> str:
+    """What the new file beside `name` is called until it takes its place."""
+    return ".{}.new".format(name)
+
+
 def _replace(folder: int, name: str, data: bytes, mode: int) -> None:
     """Write a new file beside `name`, sync it, rename it over, sync the folder."""
-    part = ".{}.new".format(name)
+    part = _part(name)
     if part in os.listdir(folder):
         os.unlink(part, dir_fd=folder)  # left by a run that was killed; the lock says that nobody writes it now
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
@@ -296,18 +301,28 @@ def _replace(folder: int, name: str, data: bytes, mode: int) -> None:
 
 
 def remove_file(path: str, base: str, uid: int) -> bool:
-    """Remove a file of ours; False where there was none."""
+    """Remove a file of ours, and what a kill in mid-write left beside it; False where there was neither."""
     folder, _, name = path.rpartition("/")
-    if not os.path.lexists(path):
+    names = [each for each in (name, _part(name)) if os.path.lexists("{}/{}".format(folder, each))]
+    if not names:
         return False
     fd = _open_for(folder, base, uid, create=False)
+    gone = False
     try:
-        os.unlink(name, dir_fd=fd)
+        for each in names:
+            gone = _unlinked(each, fd) or gone
         os.fsync(fd)
-    except FileNotFoundError:
-        return False
     except OSError as error:
         raise from_os_error(error, path) from None
     finally:
         os.close(fd)
+    return gone
+
+
+def _unlinked(name: str, folder: int) -> bool:
+    """Remove a file; False where it is gone by now."""
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
     return True
