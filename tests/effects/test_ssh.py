@@ -100,6 +100,26 @@ def test_not_a_host_name(reach: Reach, name: str) -> None:
     assert reach.fails(address=name).reason == f"not a host name: {name!r}"
 
 
+USERS = ("-oProxyCommand=x", "a;b", "a b", "$(x)", "a\n", "a`b`", "a|b", "a>b", "a'b", 'a"b', "a&b", "a\\", "a\x1b")
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_not_a_user_name(reach: Reach, name: str, tmp_path: Path) -> None:
+    """Neither is a user that a shell would read: `Match exec` and `ProxyCommand` put %r into a command line."""
+    config = reach.options.home / ".ssh/config"
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(f'Match exec "touch {tmp_path}/ran; true %r"\n  Port 22\n')
+    assert reach.fails(user=name).reason == f"not a user name: {name!r}"
+    assert not (tmp_path / "ran").exists()
+    assert "not a user name: " in reach.fails(user="me", proxy_jump=f"{name}@jump").reason
+
+
+@pytest.mark.parametrize("name", ["DOMAIN\\user", "me@corp.example", "user.name-1", "vault#me@host", "ünï"])
+def test_unusual_user_names_are_tried(reach: Reach, name: str) -> None:
+    """Those of directories and gateways."""
+    assert "not a user name" not in reach.fails(user=name).reason
+
+
 def test_no_route(reach: Reach) -> None:
     """A network that this machine has no way to says so at once."""
     # 255.255.255.255 is refused by the kernel itself: a stand-in for every error of connect() with a plain text

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 DEEPEST_JUMP = 8
 RETRIES = 4
 
+_NO_USER = re.compile(r"^-|[\s\x00-\x1f\x7f'\"`;&<>|(){}$*?\[\]~]|\\\Z")
+"""What no user is called here: `Match exec` and `ProxyCommand` hand %r to a shell (OpenSSH's valid_ruser, ssh.c)."""
+
 _one_run = threading.Lock()
 
 
@@ -100,13 +103,15 @@ class Run:
         return settings.through(proxy_jump=jump, proxy_command=command)
 
     def lookup(self, name: str, user: str, port: int | None) -> HostSettings:
-        """The settings of a name.
+        """The settings of a name; `user` is what an inventory or a jump host's entry says, "" for none.
 
         Raises:
-            UnreachableError: where `~/.ssh/config` cannot be read, or the name is none.
+            UnreachableError: where `~/.ssh/config` cannot be read, or the name or user is none.
         """
         if not re.fullmatch(r"[\w.:%\[\]-]+", name) or name.startswith("-"):
             raise UnreachableError(f"not a host name: {name!r}", remedy="check ansible_host")
+        if _NO_USER.search(user):
+            raise UnreachableError(f"not a user name: {user!r}", remedy="check ansible_user, and the jump host's user")
         try:
             return self.config().lookup(name, user=user, port=port)
         except ValueError as error:
