@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmreconcile.agent import removal, steps, units
+from vmreconcile.agent import logs, proc, removal, steps, units
 from vmreconcile.agent.folders import Folders
 from vmreconcile.agent.logs import LINE_LIMIT, Lines
 from vmreconcile.agent.problems import Problem
@@ -72,6 +72,31 @@ def test_our_unit_and_one_that_our_record_knows(folders: Folders) -> None:
     Path(folders.record("x")).write_text('{"runtime": "systemd"}')
     steps.spare_foreign(step, folders)
     assert not units.is_foreign(None, "x", folders, None)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_pipe_in_place_of_a_unit_or_log_is_not_waited_for(folders: Folders, opened: bool) -> None:  # noqa: FBT001
+    """Whether somebody has it open or not: only regular files are read."""
+    path = Path(folders.unit_folder(), UNIT)
+    (Path(folders.state) / "log").mkdir(mode=0o700)
+    for pipe in (path, Path(folders.log("x"))):
+        os.mkfifo(pipe)
+    held = os.open(folders.log("x"), os.O_RDWR) if opened else -1
+    assert not logs.is_journal("x", None, folders)
+    with pytest.raises(Problem, match="not a regular file"):
+        logs.log({"slug": "x"}, folders, None, lambda **_: None)  # type: ignore[arg-type]
+    assert proc.read(str(path)) is None
+    if opened:
+        os.close(held)
+
+
+def test_a_log_behind_a_linked_folder_is_not_shown(folders: Folders, tmp_path: Path) -> None:
+    """A link leads to what is not ours."""
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else/x.log").write_text("secret")
+    (Path(folders.state) / "log").symlink_to(tmp_path / "else")
+    with pytest.raises(Problem):
+        logs.log({"slug": "x"}, folders, None, lambda **_: None)  # type: ignore[arg-type]
 
 
 def test_a_half_written_unit_goes_with_the_unit(folders: Folders) -> None:

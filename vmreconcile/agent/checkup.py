@@ -147,7 +147,7 @@ def _used() -> set[str]:
 def _token_files(home: str) -> Iterator[dict[str, Any]]:
     """Where logins of this user or of all get a token from; none of it reaches a server of ours."""
     for path in [*LOGIN_FILES, *("{}/{}".format(home, name) for name in HOME_FILES)]:
-        data = proc.read(path, 1 << 20) if os.path.isfile(path) else None
+        data = proc.read(path, 1 << 20)
         for number, line in enumerate(proc.text(data).splitlines() if data else (), 1):
             said = line.strip()
             for word in ("export ", "setenv ", "set -gx "):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from . import command, masks, proc, survey, units
-from .folders import PREFIX, READ_LIMIT, SUFFIX, Folders, is_slug
+from .folders import PREFIX, READ_LIMIT, SUFFIX, Folders, is_slug, open_folder
 from .problems import Problem, from_os_error
 
 TYPE_CHECKING = False
@@ -77,7 +77,12 @@ def log(request: dict[str, Any], folders: Folders, channel: Channel, progress: C
     if is_journal(str(slug), seen.records.get(str(slug)), folders):
         _journal(str(slug), count, lines, (folders, follow, latest))
     else:
-        _file(folders.log(str(slug)), count, lines, (follow, START.format(slug).encode("ascii") if latest else b""))
+        mark = START.format(slug).encode("ascii") if latest else b""
+        fd = _opened(folders.log(str(slug)), folders)
+        try:
+            _file(fd, count, lines, (follow, mark))
+        finally:
+            os.close(fd)
     return {}
 
 
@@ -116,27 +121,43 @@ def start_offset(fd: int, at: int, mark: bytes) -> int:
     return at + max(here, 0)
 
 
-def _file(path: str, count: int, lines: Lines, how: tuple[Channel | None, bytes]) -> None:
+def _opened(path: str, folders: Folders) -> int:
+    """Open a log file of ours for reading; no link is followed, and no pipe waited for.
+
+    Raises:
+        Problem: `no-log` where there is none, `unsafe-path`, or as the system refused.
+    """
+    folder, _, name = path.rpartition("/")
+    try:
+        below = open_folder(folder, folders.base_of(path), folders.uid, create=False)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=below)
+        finally:
+            os.close(below)
+    except OSError as error:
+        problem = from_os_error(error, path)
+    except Problem as refused:
+        problem = refused
+    else:
+        if os.fstat(fd).st_mode >> 12 == proc.REGULAR:
+            return fd
+        os.close(fd)
+        problem = Problem("unsafe-path", path + ": not a regular file", path)
+    raise Problem("no-log", path + ": no log yet", path) if problem.kind == "not-found" else problem
+
+
+def _file(fd: int, count: int, lines: Lines, how: tuple[Channel | None, bytes]) -> None:
     """Send the end of a log file, from its last `mark` on if one is given, and what is appended while followed."""
     follow, mark = how
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise Problem("no-log", path + ": no log yet", path) from None
-    except OSError as error:
-        raise from_os_error(error, path) from None
-    try:
-        begin = tail_offset(fd, count)
-        os.lseek(fd, start_offset(fd, begin, mark) if mark else begin, os.SEEK_SET)
-        while True:
-            data = os.read(fd, BLOCK)
-            if data:
-                lines.feed(data)
-            elif follow is None or follow.interrupted(LOOK_S):
-                break
-        lines.feed(b"", last=True)
-    finally:
-        os.close(fd)
+    begin = tail_offset(fd, count)
+    os.lseek(fd, start_offset(fd, begin, mark) if mark else begin, os.SEEK_SET)
+    while True:
+        data = os.read(fd, BLOCK)
+        if data:
+            lines.feed(data)
+        elif follow is None or follow.interrupted(LOOK_S):
+            break
+    lines.feed(b"", last=True)
 
 
 def _journal(slug: str, count: int, lines: Lines, where: tuple[Folders, Channel | None, bool]) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 CMDLINE_LIMIT = 1 << 16
 WHOLE_CMDLINE = 1 << 22  # more than the kernel lets a program have in arguments and environment
 TICKS = os.sysconf("SC_CLK_TCK")
+REGULAR = 8  # a mode's file type
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -151,12 +152,14 @@ def _address(digits: str) -> str:
 
 
 def read(path: str, limit: int = 1 << 20) -> bytes | None:
-    """Read a file of /proc; None where it is gone or not for us."""
+    """Read a regular file, as those of /proc are; None where it is gone, none or not for us. No pipe is waited for."""
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return None
     try:
+        if os.fstat(fd).st_mode >> 12 != REGULAR:
+            return None
         data = os.read(fd, limit)
         while data and len(data) < limit:
             more = os.read(fd, limit - len(data))

@@ -7,7 +7,6 @@ UnsetEnvironment= takes names away at the end; an empty value of a directive for
 from __future__ import annotations
 
 import glob
-import os
 import shlex
 
 from . import envfile, masks, proc
@@ -96,7 +95,7 @@ def _of_file(value: str, place: tuple[str, int], env_path: str, salt: bytes) -> 
 
 
 def _entries(path: str) -> tuple[dict[str, str], str]:
-    data = proc.read(path, 1 << 20) if os.path.isfile(path) else None  # opening a pipe would wait for ever
+    data = proc.read(path, 1 << 20)
     text = proc.text(data) if data is not None else ""
     return envfile.parse(text), text
 
