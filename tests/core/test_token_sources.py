@@ -72,6 +72,27 @@ def test_a_valid_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        "aB3dE5gH7jK9mN1pQ3rS5tU7vW9xY1zA2b",
+        "hf-aB3dE5gH7jK9mN1pQ3rS5tU7vW9xY1zA2b",
+        "aB3dE5gH7jK9mN1p+Q3rS5tU7vW9xY1z/A2b",
+        "aB3dE5gH7jK9mN1p+Q3rS5tU7vW9xY1z/A2b" * 3,
+        "correct horse battery staple " * 3,
+    ],
+)
+@pytest.mark.parametrize("where", ["hf_token: {}", "overrides: {{gpu1: {{hf_token: {}}}}}", "vllm_hf_token: {}"])
+def test_a_token_in_the_place_of_a_name_is_not_shown(value: str, where: str, tmp_path: Path) -> None:
+    """One without the Hub's prefix too: what no name looks like is not quoted, nor what it may be meant for."""
+    said = where.format(f"'{value}'")
+    variables, model = (said, "") if where.startswith("vllm") else ("a: b", said + "\n")
+    found = problems(tmp_path, variables, model=model)
+    assert [problem.code for problem in found if "hf_token" in str(problem) or "token source" in str(problem)]
+    assert all(value[:16].strip() not in f"{problem!r}" for problem in found)
+    assert all(value[:16].lower() not in f"{problem!r}" for problem in found)
+
+
+@pytest.mark.parametrize(
     ("variables", "model", "code", "said"),
     [
         ("vllm_hf_token: lab", "", "unknown-token-source", "'lab'"),

@@ -28,6 +28,11 @@ SECRET_NAME = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|AUTH", re
 
 _LONGEST = 60
 
+LONGEST_NAME = 64
+"""Letters of the name of a token source (schemas/host-vars.schema.json)."""
+
+_LONG_RUN = re.compile(r"[A-Za-z0-9]{16,}")
+
 
 def holds_token(text: str) -> bool:
     """Whether something in `text` looks like a token of the Hub."""
@@ -53,6 +58,16 @@ def shown(value: object) -> str:
     if isinstance(value, bool | int | float):
         return printable(json.dumps(value))
     return printable(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def may_be_token(text: str) -> bool:
+    """Whether text in the place of a name could as well be a token: longer than a name, or letters and digits mixed.
+
+    Tokens are 30 letters and more without a pattern; what a person calls something has one case, or gaps.
+    """
+    return len(text) > LONGEST_NAME or any(
+        re.search("[0-9]", run) or run not in {run.lower(), run.upper()} for run in _LONG_RUN.findall(text)
+    )
 
 
 def printable(text: str) -> str:

@@ -15,10 +15,13 @@ from referencing.jsonschema import DRAFT202012
 
 from vmreconcile.core.checks.source import Finding, dotted
 from vmreconcile.model.document import Path
-from vmreconcile.model.showing import printable, shown
+from vmreconcile.model.showing import may_be_token, printable, shown
 from vmreconcile.model.values import JsonValue
 
 _ARGUMENTS = "vllm-args.schema.json"
+_NAME_A_TOKEN = {("hf_token",), ("vllm_hf_token",)}
+"""Keys, as the end of a path, that name a token's source; some give the token itself there."""
+
 _Schema: TypeAlias = Mapping[str, Any]
 
 
@@ -63,13 +66,14 @@ class Shape:
 
     def _misfit(self, path: Path, value: JsonValue, schema: _Schema) -> Finding:
         named = self._wants.get(str(path[-1])) if path else None
+        hidden = isinstance(value, str) and path[-1:] in _NAME_A_TOKEN and may_be_token(value)
         return Finding(
             path=path,
             code="wrong-value",
-            summary=f"{dotted(path) or 'The file'} cannot be {_said(value)}.",
+            summary=f"{dotted(path) or 'The file'} cannot be {'what is given there' if hidden else _said(value)}.",
             why=str(schema.get("errorMessage") or named or ""),
             remedy=_example(path, schema),
-            suggestion=_meant(value, schema),
+            suggestion="" if hidden else _meant(value, schema),
         )
 
 

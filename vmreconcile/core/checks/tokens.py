@@ -12,7 +12,7 @@ from vmreconcile.core.token_sources import KINDS, VARIABLE, definitions
 from vmreconcile.errors import Diagnostic
 from vmreconcile.model.document import Path
 from vmreconcile.model.inventory import Inventory
-from vmreconcile.model.showing import shown
+from vmreconcile.model.showing import may_be_token, shown
 from vmreconcile.model.tokens import SourceKind
 from vmreconcile.model.values import JsonValue, Setting
 
@@ -72,10 +72,11 @@ def check_name(source: JsonValue, path: Path, names: frozenset[str]) -> Iterator
     if not isinstance(source, str) or not NAME.fullmatch(source) or source in names:
         return
     near = difflib.get_close_matches(source, sorted(names), n=1, cutoff=0.6)
+    called = "of the name that is given" if may_be_token(source) else shown(source)
     yield Finding(
         path=path,
         code="unknown-token-source",
-        summary=f"There is no token source {shown(source)}.",
+        summary=f"There is no token source {called}.",
         why=f"The sources are {', '.join(sorted(names))}; {VARIABLE} in the inventory defines more.",
         remedy="Define it, or write default, or null for a server without a token.",
         suggestion=near[0] if near else "",
