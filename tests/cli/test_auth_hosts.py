@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.lab.desk import Desk
+from tests.lab.fake_host import FakeHost
 from tests.lab.worlds import TOKEN
 from vmreconcile.agent import envfile
 
@@ -122,3 +123,37 @@ def test_check_of_an_offline_server_asks_nobody(desk: Desk) -> None:
     said = desk("auth", "check", "--on-hosts", "--json")
     assert (said.code, {each["access"] for each in said.json["checks"]}) == (0, {"offline"})
     assert not any(request["do"] == "hub-check" for host in desk.hosts.values() for request in host.requests)
+
+
+def test_a_host_that_does_not_answer_for_a_server_is_no_good_news(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers belong to the servers that they name: none for a server is a failed check, whatever else is said."""
+
+    def silent(_: FakeHost, check: dict[str, str], __: object) -> dict[str, str]:
+        return {"slug": "another", "access": "ok", "detail": check["slug"], "token": "\x1b[2J"}
+
+    monkeypatch.setattr(FakeHost, "_hub_answer", silent)
+    said = desk("auth", "check", "--on-hosts")
+    assert said.code == 1
+    assert said.out.count("the host gave no answer") == 2
+    assert "ok  " not in said.out
+    checks = desk("auth", "check", "--on-hosts", "--json").json["checks"]
+    assert [(each["server"], each["access"], each["token"]) for each in checks] == [
+        ("qwen@gpu1", "hub_unreachable", "none"),
+        ("qwen@gpu2", "hub_unreachable", "none"),
+    ]
+
+
+def test_answers_in_another_order_are_matched(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And whose token it was is one of three words."""
+    desk.change("port: 8001", "port: 8001\nreplicas: 2")
+
+    def turned(_: FakeHost, check: dict[str, str], __: object) -> dict[str, str]:
+        other = {"qwen": "qwen_1", "qwen_1": "qwen"}[check["slug"]]
+        return {"slug": other, "access": "ok" if other == "qwen" else "gated", "detail": "", "token": "\x1b[2J"}
+
+    monkeypatch.setattr(FakeHost, "_hub_answer", turned)
+    checks = desk("auth", "check", "--on-hosts", "--json", "-l", "gpu1").json["checks"]
+    assert {each["server"]: (each["access"], each["token"]) for each in checks} == {
+        "qwen@gpu1": ("ok", "none"),
+        "qwen/1@gpu1": ("gated", "none"),
+    }

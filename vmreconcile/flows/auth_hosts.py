@@ -24,6 +24,9 @@ ASK_TIMEOUT_S = 10.0
 SHORT = 8
 """Digits of a salted fingerprint that are shown: enough to see which hosts have the same token."""
 
+WHOSE = ("controller", "env-file", "none")
+"""Whose token a host may have asked with (docs/wire.md)."""
+
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 
 
@@ -127,11 +130,16 @@ def _ask(host: str, asked: list[tuple[DesiredServer, Question]], prepared: Prepa
         "timeout": ASK_TIMEOUT_S,
     }
     answer = prepared.fleet.request(host, payload, timeout=(ASK_TIMEOUT_S * 2 + 1) * len(asked))
-    rows = _rows(answer)
-    return [
-        CheckedOnHost(server=server.id, question=question, verdict=_verdict(row), whose=str(row.get("token", "none")))
-        for (server, question), row in zip(asked, rows, strict=False)
-    ]
+    rows = {row.get("slug"): row for row in _rows(answer)}
+    return [_checked(server.id, question, rows.get(server.id.slug)) for server, question in asked]
+
+
+def _checked(server: ServerId, question: Question, row: Mapping[str, object] | None) -> CheckedOnHost:
+    if row is None:
+        verdict = Verdict(access=Access.HUB_UNREACHABLE, detail="the host gave no answer")
+        return CheckedOnHost(server=server, question=question, verdict=verdict)
+    whose = next((word for word in WHOSE if row.get("token") == word), WHOSE[-1])
+    return CheckedOnHost(server=server, question=question, verdict=_verdict(row), whose=whose)
 
 
 def _check(server: DesiredServer, question: Question) -> dict[str, object]:
@@ -148,7 +156,11 @@ def _check(server: DesiredServer, question: Question) -> dict[str, object]:
 
 def _rows(answer: Answer) -> list[Mapping[str, object]]:
     rows = answer.get("answers")
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return (
+        [row for row in rows if isinstance(row, dict) and isinstance(row.get("slug"), str)]
+        if isinstance(rows, list)
+        else []
+    )
 
 
 def _verdict(row: Mapping[str, object]) -> Verdict:
