@@ -50,6 +50,15 @@ def test_prefetch_tells_what_went_wrong_where(desk: Desk) -> None:
     assert desk("prefetch", "-l", "gpu2").code == 3
 
 
+def test_the_class_of_an_error_drives_no_terminal(desk: Desk) -> None:
+    """A host may call it what it likes."""
+    desk.hosts["gpu1"].fetching["org/qwen"] = Refusal("fetch-\x1b[2J", "no")
+    said = desk("prefetch", "-l", "gpu1")
+    assert said.code == 1
+    assert "\x1b" not in said.out
+    assert "no (\\x1b[2J)" in said.out
+
+
 def test_prefetch_leaves_paths_and_what_is_to_go_alone(desk: Desk) -> None:
     """Nobody is asked."""
     desk.change("model: org/qwen", "model: /models/qwen")

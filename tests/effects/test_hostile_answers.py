@@ -51,6 +51,52 @@ def test_a_name_that_no_server_has() -> None:
     assert [server.slug for server in view.servers] == ["qwen", "qwen_2"]
 
 
+WORDS = ("\x1b[2J", "a b", "hf_x\n", "A" * 65, "é")
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_what_should_be_a_word_is_one_or_nothing(text: str) -> None:
+    """Digests, scopes, states and versions have an alphabet, and nothing else of a host is taken for one."""
+    env = {"HF_TOKEN": {"fingerprint": text, "value": None}}
+    words = dict.fromkeys(("load", "active", "sub", "result", "enabled"), text)
+    unit = {**words, "token_places": [{"variable": text, "fingerprint": text, "path": "/x"}]}
+    record = {"runtime": text, "boot_id": text, "state": text}
+    process = {"pid": 5, "env": env}
+    server = {
+        "slug": "q",
+        "runtime": text,
+        "record": record,
+        "process": process,
+        "unit": unit,
+        "env_file": {"env": env},
+    }
+    host = {"hostname": "h", "boot_id": text, "python": text}
+    view = seen("", host=host, systemd={"scope": text}, servers=[server], gpus={"driver": text, "cuda": text})
+    (found,) = view.servers
+    assert found.unit is not None
+    assert found.process is not None
+    assert found.env_file is not None
+    assert found.record is not None
+    (place,) = found.unit.token_places
+    told = [found.runtime, view.boot_id, view.python, place.variable, place.fingerprint, view.gpu_driver, view.gpu_cuda]
+    told += [found.unit.load, found.unit.active, found.unit.sub, found.unit.result, found.unit.enabled]
+    told += [found.record.runtime, found.record.boot_id, found.record.state]
+    told += [found.process.env["HF_TOKEN"].fingerprint, found.env_file.env["HF_TOKEN"].fingerprint]
+    assert set(told) <= {"", None}
+    assert view.systemd.scope == "system"
+
+
+@pytest.mark.parametrize("text", ["1e19", "-1e18", "18446744073709551615", "253402300800"])
+def test_moments_that_no_calendar_has(text: str) -> None:
+    """Count as not told, so that they can be shown as dates."""
+    process = {"pid": 5, "started_at": "HERE", "env": {}}
+    view = seen(text, host={"now": "HERE"}, servers=[{"slug": "q", "process": process, "env_file": {"mtime": "HERE"}}])
+    (found,) = view.servers
+    assert found.process is not None
+    assert found.env_file is not None
+    assert (view.now, found.process.started_at, found.env_file.mtime) == (0, 0, 0)
+
+
 def test_nothing_from_a_host_drives_the_terminal() -> None:
     """Every text of a host that plan and status print has its control characters shown."""
     process = {"pid": 5, "argv": ["vllm" + ESCAPE, "serve", ESCAPE], "env": {}, "children": []}

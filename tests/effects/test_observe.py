@@ -96,7 +96,7 @@ def test_the_pages_example_of_a_server() -> None:
     assert process is not None
     assert (process.pid, process.start_ticks, process.started_at, process.ports) == (812, 8231, 1795380000.1, (8001,))
     assert process.argv == ("/opt/vllm/bin/python", "/opt/vllm/bin/vllm", "serve", "…")
-    assert process.env["VLLM_LOGGING_LEVEL"] == EnvValue(fingerprint="9f…", value="INFO")
+    assert process.env["VLLM_LOGGING_LEVEL"] == EnvValue(fingerprint="9f3a5c0e7d1b2468", value="INFO")
     assert process.env["HF_TOKEN"].value is None
     worker = Worker(pid=900, start_ticks=8300, title="VLLM::EngineCore")
     assert (process.children, server.orphans) == ((worker,), (worker,))
@@ -106,7 +106,7 @@ def test_the_pages_example_of_a_server() -> None:
     )
     assert unit.drop_ins == ("/etc/systemd/system/….d/x.conf",)
     assert env_file is not None
-    assert (env_file.mode, env_file.uid, env_file.env["KEY"].fingerprint) == (0o600, 0, "…")
+    assert (env_file.mode, env_file.uid, env_file.env["KEY"].fingerprint) == (0o600, 0, "c4e81f09a7b6d532")
     assert server.endpoint == Endpoint(
         port=8001,
         health=200,

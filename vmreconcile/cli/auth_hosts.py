@@ -79,7 +79,13 @@ def _row(token: TokenOnHost) -> tuple[str, ...]:
     process = "not running" if token.pid is None else _word(token, token.current)
     if file is None:
         return (str(token.server), token.source or "none", "not there", "", "", "", process)
-    cells = (_word(token, token.right), f"{file.mode:04o}", age_text(token.age), token.fingerprint or "none", process)
+    cells = (
+        _word(token, token.right),
+        f"{file.mode:04o}",
+        age_text(token.age),
+        printable(token.fingerprint) or "none",
+        process,
+    )
     return (str(token.server), token.source or "none", *cells)
 
 

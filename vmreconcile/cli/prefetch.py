@@ -100,7 +100,8 @@ def _text(server: DesiredServer, done: Fetched | NotFetched | UnreachableError) 
         case Fetched():
             return f"{server.id}: fetched {done.fetched / GIB:.2f} GiB of {server.model} into {printable(done.path)}"
         case NotFetched():
-            return f"{printable(done.failure.summary)} ({done.failure.kind})\n  mend  {printable(done.failure.remedy)}"
+            failure = done.failure
+            return f"{printable(failure.summary)} ({printable(failure.kind)})\n  mend  {printable(failure.remedy)}"
         case _:
             return f"{server.id}: unreachable: {printable(done.reason)}"
 

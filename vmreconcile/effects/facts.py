@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from vmreconcile.model.values import JsonValue
 
 LARGEST = 2**64
+
+LAST_MOMENT = 253_000_000_000
+"""Early in the year 9987: the last year that `datetime` has is 9999, wherever the clock stands."""
+
+_WORD = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
+_HEX = re.compile(r"[0-9a-f]{1,64}")
 
 T = TypeVar("T")
 
@@ -28,6 +35,19 @@ class Facts:
         """A string or None."""
         value = self._data.get(name)
         return value if isinstance(value, str) else None
+
+    def word(self, name: str) -> str:
+        """A state, version or identifier: letters, digits and `_.+-`, 64 at most; '' for anything else."""
+        return value if _WORD.fullmatch(value := self.text(name)) else ""
+
+    def digits(self, name: str) -> str:
+        """A digest in hexadecimal, '' for anything else."""
+        return value if _HEX.fullmatch(value := self.text(name)) else ""
+
+    def moment(self, name: str) -> float:
+        """Seconds since 1970 that a calendar has, 0.0 for anything else."""
+        value = self.number(name)
+        return value if 0 <= value < LAST_MOMENT else 0.0
 
     def number(self, name: str) -> float:
         """A number, 0.0 where there is none."""

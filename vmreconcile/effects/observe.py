@@ -45,12 +45,12 @@ def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView
     return HostView(
         host=host,
         hostname=about.text("hostname"),
-        now=about.number("now"),
-        boot_id=about.text("boot_id"),
+        now=about.moment("now"),
+        boot_id=about.word("boot_id"),
         uid=about.integer("uid"),
         user=about.text("user"),
         home=about.text("home"),
-        python=about.text("python"),
+        python=about.word("python"),
         config_dir=folders.text("config"),
         state_dir=folders.text("state"),
         folder_problem=folders.maybe_text("problem"),
@@ -64,15 +64,15 @@ def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView
         architectures=dict(seen.many("architectures", lambda facts: (facts.text("slug"), facts.texts("names")))),
         gpus=gpus.many("devices", _gpu),
         gpu_problem=gpus.maybe_text("problem"),
-        gpu_driver=gpus.maybe_text("driver"),
-        gpu_cuda=gpus.maybe_text("cuda"),
+        gpu_driver=gpus.word("driver") or None,
+        gpu_cuda=gpus.word("cuda") or None,
     )
 
 
 def _systemd(facts: Facts) -> Systemd:
     return Systemd(
         version=facts.maybe_integer("version"),
-        scope=facts.text("scope") or "system",
+        scope="user" if facts.text("scope") == "user" else "system",
         lingering=facts.maybe_flag("lingering"),
         problem=facts.maybe_text("problem"),
     )
@@ -81,7 +81,7 @@ def _systemd(facts: Facts) -> Systemd:
 def _server(facts: Facts) -> ObservedServer:
     return ObservedServer(
         slug=facts.text("slug"),
-        runtime=facts.text("runtime"),
+        runtime=facts.word("runtime"),
         record=facts.one("record", _record),
         process=facts.one("process", _process),
         orphans=facts.many("orphans", _worker),
@@ -96,11 +96,11 @@ def _server(facts: Facts) -> ObservedServer:
 def _record(facts: Facts) -> Record:
     return Record(
         server=facts.text("server"),
-        runtime=facts.text("runtime"),
+        runtime=facts.word("runtime"),
         pid=facts.maybe_integer("pid"),
         start_ticks=facts.maybe_integer("start_ticks"),
-        boot_id=facts.text("boot_id"),
-        state=facts.text("state"),
+        boot_id=facts.word("boot_id"),
+        state=facts.word("state"),
         env_names=facts.texts("env_names"),
     )
 
@@ -109,7 +109,7 @@ def _process(facts: Facts) -> Process:
     return Process(
         pid=facts.integer("pid"),
         start_ticks=facts.integer("start_ticks"),
-        started_at=facts.number("started_at"),
+        started_at=facts.moment("started_at"),
         argv=facts.texts("argv"),
         ports=facts.integers("ports"),
         env=facts.table("env", _env_value),
@@ -127,18 +127,18 @@ def _worker(facts: Facts) -> Worker:
 
 
 def _env_value(facts: Facts) -> EnvValue:
-    return EnvValue(fingerprint=facts.text("fingerprint"), value=facts.maybe_text("value"))
+    return EnvValue(fingerprint=facts.digits("fingerprint"), value=facts.maybe_text("value"))
 
 
 def _unit(facts: Facts) -> Unit:
     return Unit(
         name=facts.text("name"),
         path=facts.text("path"),
-        load=facts.text("load"),
-        active=facts.text("active"),
-        sub=facts.text("sub"),
-        result=facts.text("result"),
-        enabled=facts.text("enabled"),
+        load=facts.word("load"),
+        active=facts.word("active"),
+        sub=facts.word("sub"),
+        result=facts.word("result"),
+        enabled=facts.word("enabled"),
         restarts=facts.integer("restarts"),
         exit_code=facts.maybe_integer("exit_code"),
         text=facts.maybe_text("text"),
@@ -150,10 +150,10 @@ def _unit(facts: Facts) -> Unit:
 
 def _token_place(facts: Facts) -> TokenPlace:
     return TokenPlace(
-        variable=facts.text("variable"),
+        variable=facts.word("variable"),
         path=facts.text("path"),
         line=facts.integer("line"),
-        fingerprint=facts.text("fingerprint"),
+        fingerprint=facts.digits("fingerprint"),
         wins=facts.flag("wins"),
     )
 
@@ -163,7 +163,7 @@ def _env_file(facts: Facts) -> EnvFile:
         path=facts.text("path"),
         mode=facts.integer("mode"),
         uid=facts.integer("uid"),
-        mtime=facts.number("mtime"),
+        mtime=facts.moment("mtime"),
         problem=facts.maybe_text("problem"),
         env=facts.table("env", _env_value),
     )
