@@ -175,6 +175,19 @@ def test_a_link_in_place_of_the_env_folder_is_refused(agent: Agent, tmp_path: Pa
     assert everything(trap) == []
 
 
+@pytest.mark.parametrize("ending", ["env", "token"])
+def test_a_folder_in_place_of_a_file_is_that_servers_problem(agent: Agent, tmp_path: Path, ending: str) -> None:
+    """Not the whole host's."""
+    agent.steps(env_step(tmp_path, ["A", "1"]))
+    folder = tmp_path / "config/env"
+    (folder / "other.env").write_bytes((folder / f"{SLUG}.env").read_bytes())
+    (folder / "other.env").chmod(0o600)
+    (folder / f"{SLUG}.{ending}").unlink(missing_ok=True)
+    (folder / f"{SLUG}.{ending}").mkdir()
+    assert agent.server("other")["env_file"]["problem"] is None
+    assert f"{SLUG}.{ending}: not a regular file" in agent.server(SLUG)["env_file"]["problem"]
+
+
 def test_a_link_in_place_of_the_env_file_is_replaced_not_followed(agent: Agent, tmp_path: Path) -> None:
     """The link is seen as a problem, and the write goes to a new file of ours; so it does for the temporary name."""
     agent.steps(env_step(tmp_path, ["A", "1"]))

@@ -30,6 +30,20 @@ def test_status_shows_file_and_process(desk: Desk) -> None:
     assert rows(desk)["qwen@gpu1"][-2] != found["qwen@gpu1"][-2], "another salt in each run"
 
 
+def test_status_tells_of_files_that_a_restart_would_stumble_over(desk: Desk) -> None:
+    """An env file that is gone below what runs, and one of which others may read a part."""
+    desk("apply", "-y")
+    host = desk.hosts["gpu1"]
+    path = f"{host.config}/env/qwen.env"
+    kept_aside = host.kernel.files.pop(path)
+    assert desk("auth", "status", "--on-hosts").code == 1
+    host.kernel.files[path] = kept_aside
+    assert desk("auth", "status", "--on-hosts").code == 0
+    host.env_problem = "qwen.token: mode 0644, others than its owner may use it"
+    assert desk("auth", "status", "--on-hosts").code == 1
+    assert "others than its owner may use it" in desk("doctor").out
+
+
 def test_status_tells_what_is_not_right(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another token in the file, another in the process, a mode, a drop-in; exit 1, and no token in what is said."""
     desk("apply", "-y")

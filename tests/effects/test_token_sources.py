@@ -132,3 +132,42 @@ def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no end within 0\.5 s"):
         read_source(source(SourceKind.COMMAND, *program, timeout=0.5), around(tmp_path))
     assert time.monotonic() - begun < 4
+
+
+def test_what_a_program_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
+    """Its output is whole when it exits, whoever else holds the pipe."""
+    begun = time.monotonic()
+    one = source(SourceKind.COMMAND, "sh", "-c", f"sleep 3 & echo {TOKEN}")
+    assert read(one, around(tmp_path)) == TOKEN
+    assert time.monotonic() - begun < 2
+
+
+def test_a_program_that_is_ended_takes_its_children_along(tmp_path: Path) -> None:
+    """And one that prints without an end is ended early."""
+    one = source(SourceKind.COMMAND, "sh", "-c", f"sleep 777 & echo $! > {tmp_path}/pid; wait", timeout=0.5)
+    with pytest.raises(InputError, match=r"no end within 0\.5 s"):
+        read_source(one, around(tmp_path))
+    child = int((tmp_path / "pid").read_text())
+    until = time.monotonic() + 5
+    while Path(f"/proc/{child}").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    with pytest.raises(InputError, match="it prints more than 65536 bytes"):
+        read_source(source(SourceKind.COMMAND, "yes", "abcdefgh"), around(tmp_path))
+    with pytest.raises(InputError, match="ended by signal 9"):
+        read_source(source(SourceKind.COMMAND, "sh", "-c", "kill -9 $$"), around(tmp_path))
+
+
+def test_nobody_waits_for_a_file_that_is_none(tmp_path: Path) -> None:
+    """A FIFO as a file of a token, as the Hub's own, and as what is stored; one that is far too long."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(InputError, match="no regular file"):
+        read_source(source(SourceKind.FILE, str(fifo)), around(tmp_path))
+    with pytest.raises(InputError, match="no regular file"):
+        read_source(TokenSource(), around(tmp_path, HF_TOKEN_PATH=str(fifo)))
+    (tmp_path / "long").write_text(TOKEN + "x" * 70_000)
+    with pytest.raises(InputError, match="larger than 65536 bytes"):
+        read_source(source(SourceKind.FILE, str(tmp_path / "long")), around(tmp_path))
+    (tmp_path / "marked").write_text("\ufeff" + TOKEN)
+    assert read(source(SourceKind.FILE, str(tmp_path / "marked")), around(tmp_path)) == TOKEN

@@ -87,6 +87,8 @@ class FakeHost:
         self.gpus: Json = {"problem": "no NVIDIA driver on this host", "driver": None, "cuda": None, "devices": []}
         self.lost_after: int | None = None
         self.folder_problem: str | None = None
+        self.env_problem = ""
+        """What is wrong with the env files of all servers."""
         self.failing: dict[str, Refusal] = {}
         self.lifeline = Lifeline()
         self.requests: list[Json] = []

@@ -126,7 +126,9 @@ def _unit(host: FakeHost, slug: str, salt: str) -> Json | None:
 def _env_file(host: FakeHost, slug: str, salt: str) -> Json:
     path = f"{host.config}/env/{slug}.env"
     file = host.kernel.files[path]
-    problem = f"{path}: mode {file.mode:04o}, others than its owner may use it" if file.mode & 0o077 else None
+    problem = host.env_problem or None
+    if file.mode & 0o077:
+        problem = f"{path}: mode {file.mode:04o}, others than its owner may use it"
     token = host.kernel.files.get(f"{host.config}/env/{slug}.token")
     kept = {"HF_TOKEN": token.content} if token else {}
     env = _described(envfile.parse(file.content) | kept, salt)

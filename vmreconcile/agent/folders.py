@@ -219,10 +219,11 @@ def read_file(path: str, uid: int) -> tuple[bytes, os.stat_result] | None:
         return None
     except OSError as error:
         raise from_os_error(error, path) from None
+    seen = os.fstat(fd)
+    if seen.st_mode >> 12 != 8:
+        os.close(fd)
+        raise Problem("unsafe-path", path + ": not a regular file", path)
     with open(fd, "rb", buffering=0) as file:
-        seen = os.fstat(fd)
-        if seen.st_mode >> 12 != 8:
-            raise Problem("unsafe-path", path + ": not a regular file", path)
         if seen.st_uid not in (uid, 0):
             raise Problem("unsafe-path", "{}: belongs to uid {}".format(path, seen.st_uid), path)
         data = b""
@@ -270,8 +271,11 @@ def _same(folder: int, name: str, uid: int, data: bytes, mode: int) -> bool:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError:
         return False
+    seen = os.fstat(fd)
+    if seen.st_mode >> 12 != 8:
+        os.close(fd)
+        return False
     with open(fd, "rb", buffering=0) as file:
-        seen = os.fstat(fd)
         wanted = seen.st_mode == 0o100000 | mode and seen.st_uid == uid and seen.st_size == len(data)
         return wanted and file.readall() == data
 

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from vmreconcile.effects.files import replacing
+from vmreconcile.effects.files import read_regular, replacing
 from vmreconcile.model.access import Access, Question, Verdict
 from vmreconcile.model.secret import Secret
 
 KEPT_S = 3600.0
 FILE = "access.json"
+LARGEST = 16 << 20
 
 
 class AccessCache:
@@ -66,7 +67,7 @@ Kept = tuple[float, tuple[str, ...]]
 
 def _read(path: Path) -> tuple[str, dict[str, Kept]]:
     try:
-        seen = json.loads(path.read_text(encoding="utf-8"))
+        seen = json.loads(read_regular(path, LARGEST).decode("utf-8"))
         key, kept = seen["key"], seen["kept"]
         bytes.fromhex(key)
         if len(key) == 64:

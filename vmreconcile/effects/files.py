@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,26 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path}: {error.strerror}", remedy="give a file that can be read") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text", remedy="give a file that vmreconcile wrote") from error
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes; whatever else lies there, nobody waits for it.
+
+    Raises:
+        OSError: it cannot be read, is no regular file (EINVAL), or is larger (EFBIG).
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") if stat.S_ISREG(os.fstat(handle).st_mode) else _odd(handle, path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit} bytes", str(path))
+    return data
+
+
+def _odd(handle: int, path: Path) -> BinaryIO:
+    kind = errno.EISDIR if stat.S_ISDIR(os.fstat(handle).st_mode) else errno.EINVAL
+    os.close(handle)
+    raise OSError(kind, "is a directory" if kind == errno.EISDIR else "it is no regular file", str(path))
 
 
 def write_private(path: Path, text: str) -> None:

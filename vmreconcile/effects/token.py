@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmreconcile.effects.files import read_regular
 from vmreconcile.errors import Diagnostic, InputError, Place
 from vmreconcile.model.secret import Secret
 
@@ -78,8 +79,7 @@ def read_token_file(path: Path, failed: Callable[[str], InputError]) -> str:
         InputError: what `failed` makes of the reason, where it is there and cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return file.read(LONGEST_FILE).decode("utf-8", "replace").strip()
+        return read_regular(path, LONGEST_FILE).decode("utf-8-sig", "replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError as error:

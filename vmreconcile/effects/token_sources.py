@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import configparser
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmreconcile.effects.files import read_regular
+from vmreconcile.effects.programs import Endless, run
 from vmreconcile.effects.token import LONGEST_FILE, TokenFound, check_token, find_token, read_token_file, token_path
 from vmreconcile.errors import Diagnostic, InputError, Place
 from vmreconcile.model.secret import Secret
@@ -100,8 +101,7 @@ def stored_tokens(path: Path) -> dict[str, str]:
     """The tokens by name: an INI file with a section a name and `hf_token` in it (huggingface_hub.utils._auth)."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        with path.open("rb") as file:
-            parser.read_string(file.read(LONGEST_FILE).decode("utf-8", "replace"))
+        parser.read_string(read_regular(path, LONGEST_FILE).decode("utf-8", "replace"))
     except (OSError, configparser.Error):
         return {}
     return {name: parser.get(name, "hf_token", fallback="").strip() for name in parser.sections()}
@@ -110,39 +110,20 @@ def stored_tokens(path: Path) -> dict[str, str]:
 def _command(source: TokenSource, around: Surroundings) -> str:
     """What the program prints. It gets no standard input and no shell; what it leaves running is not waited for."""
     try:
-        running = subprocess.Popen(  # noqa: S603 - the program that the user names, and no shell
-            source.words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(around.environ),
-        )
+        ended = run(source.words, around.environ, source.timeout, LONGEST_FILE)
+    except Endless as endless:
+        remedy = "does it wait for a password? unlock it first, or raise timeout"
+        raise failure(source, str(endless), remedy) from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "cannot be started"
         raise failure(source, why.lower(), "give the program's whole path, or put it on PATH") from None
-    try:
-        out, err = running.communicate(timeout=source.timeout)
-    except subprocess.TimeoutExpired:
-        remedy = "does it wait for a password? unlock it first, or raise timeout"
-        raise failure(source, f"no end within {source.timeout:g} s", remedy) from None
-    finally:
-        _end(running)
-    text = out[:LONGEST_FILE].decode("utf-8", "replace").strip()
-    if running.returncode:
-        raise failure(source, f"exit status {running.returncode}{_said(err, text)}", "run it by hand to see why")
+    text = ended.out.decode("utf-8", "replace").strip()
+    if ended.status:
+        how = f"exit status {ended.status}" if ended.status > 0 else f"ended by signal {-ended.status}"
+        raise failure(source, how + _said(ended.err, text), "run it by hand to see why")
     if not text:
-        raise failure(source, f"it printed nothing{_said(err, '')}", "run it by hand to see why")
+        raise failure(source, f"it printed nothing{_said(ended.err, '')}", "run it by hand to see why")
     return text
-
-
-def _end(running: subprocess.Popen[bytes]) -> None:
-    """Let go of a program: end it where it still runs, wait for nothing that it started."""
-    if running.poll() is None:
-        running.kill()
-    for stream in (running.stdout, running.stderr):
-        if stream is not None:
-            stream.close()
-    running.wait()
 
 
 def _said(err: bytes, secret: str) -> str:

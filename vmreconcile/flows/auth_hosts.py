@@ -49,8 +49,10 @@ class TokenOnHost:
     @property
     def good(self) -> bool:
         """Nothing is wrong with it, as far as can be seen."""
-        mode = self.file is None or self.file.mode == 0o600
-        return mode and self.right is not False and self.current is not False and not self.places
+        if self.file is None:
+            return self.pid is None and not self.places  # without its file, what runs could not be started again
+        own = self.file.mode == 0o600 and not self.file.problem
+        return own and self.right is not False and self.current is not False and not self.places
 
 
 def tokens_on_hosts(prepared: Prepared) -> tuple[tuple[TokenOnHost, ...], tuple[Unreachable, ...]]:
