@@ -11,7 +11,7 @@ gates:
 	$(PYTHON) -m importlinter.cli lint
 
 fast:
-	$(PYTHON) -m pytest -q -n 2 -m "not system and not vllm and not slow"
+	$(PYTHON) -m pytest -q -n 4 -m "not system and not vllm and not slow"
 
 format:
 	$(PYTHON) -m ruff format .

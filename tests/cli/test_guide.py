@@ -52,6 +52,8 @@ huggingface-cli whoami
 python -c "
 import requests
 import os
+
+pytestmark = pytest.mark.slow
 with open(os.path.expanduser('~/.cache/huggingface/token'), 'r') as f:
     token = f.read().strip()
 headers = {'Authorization': f'Bearer {token}'}

@@ -11,6 +11,8 @@ import pytest
 from tests.lab.server import running
 from vmreconcile.simulator.failures import FAILURES
 
+pytestmark = pytest.mark.slow
+
 SIGNATURES: Mapping[str, str] = {
     "bad-path": r"HFValidationError: Repo id must be in the form",
     "bad-token": r"Invalid credentials in Authorization header",

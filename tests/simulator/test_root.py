@@ -13,6 +13,8 @@ import pytest
 
 from tests.lab.server import Server, running
 
+pytestmark = pytest.mark.slow
+
 
 def titles(server: Server) -> list[str]:
     """The titled processes' titles, sorted."""
