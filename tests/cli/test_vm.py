@@ -145,6 +145,22 @@ def test_vm_home_is_where_the_variable_says(desk: Desk, home: Path, monkeypatch:
     assert (said.code, "cannot be made" in said.err, home.exists()) == (1, True, False)
 
 
+def test_what_to_type_next_is_said_as_it_can_be_typed(desk: Desk, home: Path) -> None:
+    """Only `vm` knows its folder, so no remedy, note or next step of its names `vmreconcile`."""
+    vm(desk, "add", "chat", "org/chat", "--port", "8001")
+    assert "mend  vm status\n" in vm(desk, "start", "nope").err
+    desk.write(".vmreconcile/models.d/other.yaml", "name: other\nmodel: org/other\nhosts: all\nport: 8002\n")
+    said = vm(desk, "plan", "-o", "p.json")
+    assert said.out.endswith("Next: vm apply\n")
+    assert "carry it out with: vm apply p.json" in said.err
+    checked = vm(desk, "auth", "check")
+    assert "vmreconcile " not in checked.out + checked.err
+    assert "vm init" in vm(desk, "init", "new").out + vm(desk, "plan", "-m", "nowhere").err
+    assert "vmreconcile init" in vm(desk, "validate", "-m", "nowhere", "--json").out
+    assert "vmreconcile init" in desk("plan", "-m", "nowhere").err
+    assert "then vm validate" in vm(desk, "init", "newer").out
+
+
 def test_cleanup_ends_orphans_alone(desk: Desk) -> None:
     """What is not ours is shown and stays; servers of ours go on."""
     desk("apply", "-y")

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from vmreconcile.cli.output import inputs_of, print_json, reach_of
-from vmreconcile.cli.terminal import Style, printable, style_for
+from vmreconcile.cli.terminal import Style, advice, printable, style_for
 from vmreconcile.core.access import remedy, told
 from vmreconcile.core.reports import FORMAT_VERSION
 from vmreconcile.flows.auth import Checked, check_access, counted, refused
@@ -59,6 +59,6 @@ def check_text(check: Checked, style: Style) -> str:
     if verdict.failed:
         if verdict.detail and verdict.access is not Access.HUB_UNREACHABLE:
             lines.append(f"  the Hub  {printable(verdict.detail)}")
-        lines.append(f"  mend     {printable(remedy(question, verdict))}")
+        lines.append(f"  mend     {advice(remedy(question, verdict))}")
     lines.append(f"  servers  {', '.join(map(str, check.servers)) or 'none: its hosts: names no host'}")
     return "\n".join(lines)

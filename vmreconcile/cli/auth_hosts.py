@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vmreconcile.cli.codes import worst
 from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
 from vmreconcile.cli.render_status import age_text
-from vmreconcile.cli.terminal import Style, printable, style_for
+from vmreconcile.cli.terminal import Style, advice, printable, style_for
 from vmreconcile.core.access import remedy, told
 from vmreconcile.core.reports import FORMAT_VERSION, Json, unreachable_json
 from vmreconcile.flows.auth_hosts import CheckedOnHost, TokenOnHost, check_on_hosts, tokens_on_hosts
@@ -136,7 +136,7 @@ def check_text(check: CheckedOnHost, style: Style) -> str:
     mark = style.paint(verdict.access.value, "red" if verdict.failed else "green")
     lines = [f"{mark}  {check.server}: {printable(told(question, verdict))}"]
     if verdict.failed:
-        lines.append(f"  mend  on {check.server.host}: {printable(remedy(question, verdict))}")
+        lines.append(f"  mend  on {check.server.host}: {advice(remedy(question, verdict))}")
     return "\n".join(lines)
 
 

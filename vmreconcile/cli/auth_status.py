@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from vmreconcile.cli.output import inputs_of, print_json, reach_of
-from vmreconcile.cli.terminal import Style, printable, style_for
+from vmreconcile.cli.terminal import Style, advice, printable, style_for
 from vmreconcile.core.reports import FORMAT_VERSION
 from vmreconcile.flows.auth import SourceStatus, source_statuses
 from vmreconcile.model.values import JsonValue
@@ -64,7 +64,7 @@ def source_text(status: SourceStatus, style: Style) -> str:
         lines.append("  whose     not asked: HF_HUB_OFFLINE is set")
     elif identity.invalid:
         lines.append(style.paint("  problem   the Hub does not accept this token", "red"))
-        lines.append("  mend      vmreconcile auth login, or renew the source")
+        lines.append(f"  mend      {advice('vmreconcile auth login, or renew the source')}")
     elif identity.problem:
         lines.append(f"  whose     unknown, the Hub cannot be asked: {printable(identity.problem)}")
     else:
@@ -79,7 +79,7 @@ def source_text(status: SourceStatus, style: Style) -> str:
         )
         lines.append(f"  whose     {printable(identity.user)}{f' ({about})' if about else ''}")
     if status.remedy:
-        lines.append(f"  mend      {printable(status.remedy)}")
-    lines += [f"  note      {printable(text)}" for text in status.warnings]
+        lines.append(f"  mend      {advice(status.remedy)}")
+    lines += [f"  note      {advice(text)}" for text in status.warnings]
     lines.append(f"  servers   {', '.join(map(str, status.servers)) or 'none yet'}")
     return "\n".join(lines)

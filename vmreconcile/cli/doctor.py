@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vmreconcile.cli.codes import worst
 from vmreconcile.cli.output import inputs_of, print_json, reach_of
-from vmreconcile.cli.terminal import Style, printable, style_for
+from vmreconcile.cli.terminal import Style, advice, printable, style_for
 from vmreconcile.core.checkup.report import document
 from vmreconcile.core.reports import unreachable_json
 from vmreconcile.flows.doctor import asked_about, examine
@@ -47,6 +47,6 @@ def doctor_text(checks: list[Check], style: Style, *, quiet: bool) -> str:
         mark = style.paint(f"{check.status.value:<7}", COLOR[check.status])
         lines.append(f"  {mark}  {what}{printable(check.summary)}")
         if check.remedy and check.status is not Health.OK:
-            lines.append(f"           mend  {printable(check.remedy)}")
+            lines.append(f"           mend  {advice(check.remedy)}")
     counts = Counter(check.status for check in checks)
     return "\n".join([*lines, ", ".join(f"{counts[status]} {status.value}" for status in Health if counts[status])])

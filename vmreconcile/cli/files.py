@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vmreconcile.cli.output import note, print_json, sources_of
 from vmreconcile.cli.render_errors import counts_text, diagnostics_text
-from vmreconcile.cli.terminal import style_for
+from vmreconcile.cli.terminal import as_called, style_for
 from vmreconcile.core.patterns import select
 from vmreconcile.core.reports import FORMAT_VERSION, diagnostics_json
 from vmreconcile.effects.inventory import host_json, read_inventory, to_json
@@ -42,7 +42,7 @@ def init(arguments: argparse.Namespace) -> int:
     for path in kept:
         print(f"kept  {path} (it was there already)")
     where = "" if arguments.dir == Path() else f"cd {arguments.dir}, "
-    print(f"Next: {where}edit them, then vmreconcile validate")
+    print(as_called(f"Next: {where}edit them, then vmreconcile validate"))
     return 0
 
 

@@ -61,8 +61,11 @@ def run(
         arguments = parse_words(argv)
     except SystemExit as leaving:
         return int(leaving.code or 0)
+    from vmreconcile.cli.terminal import called  # noqa: PLC0415 - kept out of a quick --help
+
     _log(arguments.verbose)
-    code = _carried_out(arguments, places)
+    with called(arguments.program):
+        code = _carried_out(arguments, places)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -127,7 +130,7 @@ def _mask(record: logging.LogRecord) -> bool:
 
 def _say(error: VmreconcileError, arguments: argparse.Namespace) -> None:
     from vmreconcile.cli.render_errors import counts_text, diagnostics_text  # noqa: PLC0415 - only when it goes wrong
-    from vmreconcile.cli.terminal import printable, style_for  # noqa: PLC0415 - only when it goes wrong
+    from vmreconcile.cli.terminal import advice, style_for  # noqa: PLC0415 - only when it goes wrong
 
     style = style_for(sys.stderr, no_color=arguments.no_color)
     if isinstance(error, InputError):
@@ -139,9 +142,9 @@ def _say(error: VmreconcileError, arguments: argparse.Namespace) -> None:
         print(diagnostics_text(error.diagnostics, style), file=sys.stderr)
         print(counts_text(error.diagnostics), file=sys.stderr)
         return
-    print(style.paint(f"vmreconcile: {printable(str(error))}", "red"), file=sys.stderr)
+    print(style.paint(f"vmreconcile: {advice(str(error))}", "red"), file=sys.stderr)
     if error.remedy:
-        print(f"  mend  {printable(error.remedy)}", file=sys.stderr)
+        print(f"  mend  {advice(error.remedy)}", file=sys.stderr)
 
 
 def _bug(error: Exception, arguments: argparse.Namespace) -> int:

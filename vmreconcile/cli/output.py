@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from vmreconcile.cli.terminal import silence
+from vmreconcile.cli.terminal import as_called, silence
 from vmreconcile.flows.inputs import Inputs, Sources, read_inputs
 from vmreconcile.model.tokens import Need
 from vmreconcile.model.values import JsonValue
@@ -34,7 +34,7 @@ def print_json(document: Mapping[str, JsonValue]) -> None:
 def note(text: str) -> None:
     """Say something beside the result, whether anybody still listens or not."""
     with lasting(sys.stderr):
-        print(text, file=sys.stderr, flush=True)
+        print(as_called(text), file=sys.stderr, flush=True)
 
 
 def say_notes(ready: Prepared) -> None:

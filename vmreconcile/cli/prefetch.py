@@ -10,7 +10,7 @@ from vmreconcile.cli.codes import worst
 from vmreconcile.cli.oneoff import hosts_in_reach
 from vmreconcile.cli.output import inputs_of, print_json, reach_of, say_notes
 from vmreconcile.cli.progress import Progress
-from vmreconcile.cli.terminal import printable, style_for
+from vmreconcile.cli.terminal import advice, printable, style_for
 from vmreconcile.core.reports import FORMAT_VERSION, Json
 from vmreconcile.core.selection import named_servers
 from vmreconcile.effects.lost import reached
@@ -101,7 +101,7 @@ def _text(server: DesiredServer, done: Fetched | NotFetched | UnreachableError) 
             return f"{server.id}: fetched {done.fetched / GIB:.2f} GiB of {server.model} into {printable(done.path)}"
         case NotFetched():
             failure = done.failure
-            return f"{printable(failure.summary)} ({printable(failure.kind)})\n  mend  {printable(failure.remedy)}"
+            return f"{printable(failure.summary)} ({printable(failure.kind)})\n  mend  {advice(failure.remedy)}"
         case _:
             return f"{server.id}: unreachable: {printable(done.reason)}"
 

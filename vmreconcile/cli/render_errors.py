@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vmreconcile.cli.terminal import Style, printable
+from vmreconcile.cli.terminal import Style, advice, printable
 from vmreconcile.errors import Diagnostic, Severity
 from vmreconcile.model.outcome import Failure, Outcome, Result, Status
 
@@ -16,9 +16,9 @@ def diagnostics_text(diagnostics: Iterable[Diagnostic], style: Style) -> str:
         word = "" if each.severity is Severity.ERROR else "warning: "
         color = "red" if each.severity is Severity.ERROR else "yellow"
         place = style.paint(printable(str(each.place)), "bold")
-        lines = [f"{place}: {style.paint(word + printable(each.summary), color)}"]
+        lines = [f"{place}: {style.paint(word + advice(each.summary), color)}"]
         parts = (("why", each.why), ("mend", each.remedy), ("did you mean", each.suggestion))
-        lines += [f"  {name}  {printable(text)}{'?' if name == 'did you mean' else ''}" for name, text in parts if text]
+        lines += [f"  {name}  {advice(text)}{'?' if name == 'did you mean' else ''}" for name, text in parts if text]
         blocks.append("\n".join(lines))
     return "\n".join(blocks)
 
@@ -38,7 +38,7 @@ def failure_text(result: Result, style: Style) -> str:
     summary = failure.summary.removeprefix(f"{result.server} ")
     lines = [style.paint(f"{result.server}: {printable(summary)}", "red")]
     lines += [f"  {'evidence':<9} {printable(failure.evidence)}"] if failure.evidence else []
-    lines += [f"  {'mend':<9} {printable(failure.remedy)}"] if failure.remedy else []
+    lines += [f"  {'mend':<9} {advice(failure.remedy)}"] if failure.remedy else []
     return "\n".join(lines)
 
 
@@ -48,7 +48,7 @@ def outcome_text(outcome: Outcome, style: Style) -> str:
     lines = [failure_text(result, style) for result in outcome.results if result.status in told]
     lines += [
         f"{style.paint(host.host, 'bold')}: unreachable: {printable(host.reason)}"
-        + (f"\n  mend      {printable(host.remedy)}" if host.remedy else "")
+        + (f"\n  mend      {advice(host.remedy)}" if host.remedy else "")
         for host in outcome.unreachable
     ]
     counts = ", ".join(f"{status.value}: {outcome.count(status)}" for status in SHOWN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from vmreconcile.cli.terminal import Style, printable
+from vmreconcile.cli.terminal import Style, advice, as_called, printable
 from vmreconcile.model.observed import Phase, Unreachable
 from vmreconcile.model.plan import Action, Change, Field, Plan, Reason
 from vmreconcile.model.values import JsonValue
@@ -42,7 +42,7 @@ def plan_text(plan: Plan, style: Style, *, explain: bool = False, following: str
 
 
 def _unreachable(host: Unreachable, style: Style) -> str:
-    remedy = f"   {printable(host.remedy)}" if host.remedy else ""
+    remedy = f"   {advice(host.remedy)}" if host.remedy else ""
     return f"  {style.paint('? unreachable', 'magenta')}  {printable(host.reason)}{remedy}"
 
 
@@ -66,7 +66,7 @@ def _label(change: Change) -> str:
 def _details(change: Change, *, explain: bool) -> list[str]:
     lines = [field_line(field, explain=explain) for field in change.fields]
     if change.note:
-        lines.append(printable(change.note))
+        lines.append(advice(change.note))
     if not lines and change.action is not Action.NOOP:
         lines.append(change.reason.value.replace("_", " "))
     elif not lines and change.phase is not Phase.READY:
@@ -74,7 +74,7 @@ def _details(change: Change, *, explain: bool) -> list[str]:
     if change.disruptive and change.action in {Action.RESTART, Action.RETUNE}:
         lines[0] += "   restarts it"
     if change.remedy:
-        lines.append(printable(change.remedy))
+        lines.append(advice(change.remedy))
     if explain and change.action is not Action.NOOP:
         lines.append(f"reason: {change.reason.value}")
         lines += [f"tuning: {printable(text)}" for text in change.tuning]
@@ -123,7 +123,7 @@ def summary_line(plan: Plan, following: str = "") -> str:
     text = ", ".join(counts) or "no servers"
     hosts = len(plan.unreachable)
     away = f"; {hosts} host{'s' if hosts > 1 else ''} unreachable" if hosts else ""
-    onward = f"   Next: {following}" if following and plan.pending else ""
+    onward = f"   Next: {as_called(following)}" if following and plan.pending else ""
     return f"{text}{away}.{onward}"
 
 

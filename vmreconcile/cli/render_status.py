@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping
 
 from vmreconcile.cli.render_plan import field_line, stranger_text, value_text
-from vmreconcile.cli.terminal import Style, printable
+from vmreconcile.cli.terminal import Style, advice, printable
 from vmreconcile.core.reports import gpu_memory_of, gpus_of
 from vmreconcile.flows.show import Shown
 from vmreconcile.model.names import ServerId
@@ -53,7 +53,7 @@ def explained_lines(why: Mapping[ServerId, Explanation]) -> list[str]:
     for server, found in sorted(why.items()):
         lines.append(f"{server}: {printable(found.summary)} ({found.kind})")
         lines.append(f"  log   {printable(found.evidence)}")
-        lines.append(f"  mend  {printable(found.remedy)}")
+        lines.append(f"  mend  {advice(found.remedy)}")
     return lines
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -45,6 +47,33 @@ def printable(text: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
+
+
+_PROGRAM = ContextVar("program", default="vmreconcile")
+_COMMAND = re.compile(r"(?<![\w./-])vmreconcile (?=(\w+)\b)")
+
+
+@contextmanager
+def called(program: str) -> Iterator[None]:
+    """Within the block, `program` is what was typed."""
+    before = _PROGRAM.set(program)
+    try:
+        yield
+    finally:
+        _PROGRAM.reset(before)
+
+
+def as_called(text: str) -> str:
+    """Text of ours with its commands as the person types them: `vm` knows folders that `vmreconcile` does not."""
+    from vmreconcile.cli.parser import COMMANDS  # noqa: PLC0415 - it is there already where a command runs
+
+    program = _PROGRAM.get()
+    return _COMMAND.sub(lambda found: f"{program} " if found[1] in COMMANDS else found[0], text)
+
+
+def advice(text: str) -> str:
+    """A remedy, or what else names a way out, as it is shown: printable, its commands as the person types them."""
+    return as_called(printable(text))
 
 
 def silence(stream: TextIO) -> None:
