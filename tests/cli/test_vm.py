@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from vmreconcile.cli import view
 from vmreconcile.cli.main import COMMANDS
 from vmreconcile.cli.parser import leaves
 from vmreconcile.cli.vm import PLACES, main, vm_parser
-from vmreconcile.effects.vm_home import HOSTS
+from vmreconcile.effects.inventory import read_inventory
+from vmreconcile.effects.vm_home import HOSTS, NewHost, make_home
+from vmreconcile.flows.adding import NewModel, Shelf
+from vmreconcile.flows.inputs import Sources
 from vmreconcile.model.observed import Phase
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +163,62 @@ def test_what_to_type_next_is_said_as_it_can_be_typed(desk: Desk, home: Path) ->
     assert "vmreconcile init" in vm(desk, "validate", "-m", "nowhere", "--json").out
     assert "vmreconcile init" in desk("plan", "-m", "nowhere").err
     assert "then vm validate" in vm(desk, "init", "newer").out
+
+
+def test_a_first_use_on_a_full_disk_can_be_made_good(desk: Desk, home: Path) -> None:
+    """Nothing half is left, and the next use goes on as a first one does."""
+    code = f"ulimit -f 0; exec {sys.executable} -c '{VM}' list"
+    env = {"HOME": str(desk.folder), "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    said = subprocess.run(["sh", "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (said.returncode, "cannot be written" in said.stderr) == (1, True), said
+    assert not list((home / "inventory").iterdir())
+    assert vm(desk, "add", "chat", "org/chat", "--port", "8001").code == 0
+    assert (home / "inventory/hosts.yml").read_text() == HOSTS
+
+
+def test_an_inventory_of_ones_own_is_left_alone(desk: Desk, home: Path) -> None:
+    """Under whatever name; a new host gets a file beside it."""
+    desk.write(".vmreconcile/inventory/mine.ini", "gpu7\n")
+    assert vm(desk, "list").code == 0
+    assert [path.name for path in (home / "inventory").iterdir()] == ["mine.ini"]
+    assert vm(desk, "add", "chat", "org/chat", "--port", "8001", "--host", "gpu8").code == 0
+    assert "gpu8" in (home / "inventory/hosts.yml").read_text()
+
+
+def test_hosts_that_are_added_at_once_are_all_there(desk: Desk, home: Path) -> None:
+    """Whatever each of them read before the others wrote."""
+    inventory = (str(home / "inventory"),)
+    assert make_home(home)
+    hosts = [NewHost(name=f"gpu{number}", user="", path=home / "inventory/hosts.yml") for number in range(4)]
+    sources = Sources(inventory=inventory, models=home / "models.d", environ={})
+    shelves = [Shelf(sources, host) for host in hosts]
+    models = [NewModel(name=each.name, model="org/chat", hosts=each.name, port=8001) for each in hosts]
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda shelf, model: shelf.add(model)[1], shelves, models))
+    assert found == [()] * 4
+    assert set(read_inventory(inventory, environ={}).hosts) == {"localhost", *(each.name for each in hosts)}
+    assert not make_home(home)
+
+
+def test_the_ends_of_lines_stay_as_they_are(desk: Desk, home: Path) -> None:
+    """A file of Windows too."""
+    hosts = home / "inventory/hosts.yml"
+    desk.write(".vmreconcile/inventory/hosts.yml", "")
+    hosts.write_bytes(HOSTS.replace("\n", "\r\n").encode())
+    assert vm(desk, "add", "chat", "org/chat", "--port", "8001", "--host", "gpu7").code == 0
+    text = hosts.read_bytes()
+    assert text.count(b"\r\n") == text.count(b"\n") == HOSTS.count("\n") + 2
+
+
+@pytest.mark.parametrize("name", ["all", "ungrouped", "big"])
+def test_a_group_is_no_new_host(desk: Desk, home: Path, name: str) -> None:
+    """It would break the inventory for good."""
+    text = HOSTS + "big:\n  hosts:\n    localhost:\n"
+    desk.write(".vmreconcile/inventory/hosts.yml", text)
+    said = vm(desk, "add", "chat", "org/chat", "--port", "8001", "--host", name)
+    assert (said.code, f"{name} is a group" in said.err) == (64, True), said
+    assert (home / "inventory/hosts.yml").read_text() == text
+    assert not list((home / "models.d").iterdir())
 
 
 def test_cleanup_ends_orphans_alone(desk: Desk) -> None:

@@ -50,8 +50,8 @@ def create(path: Path, text: str) -> None:
     beside = path.parent / f".{path.name}.{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
         try:
+            beside.write_text(text, encoding="utf-8")
             os.link(beside, path)  # unlike a rename, it never replaces
         finally:
             beside.unlink(missing_ok=True)

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmreconcile.effects.model_files import ModelFileError, create
+from vmreconcile.effects.save import SaveError, replace_text
 from vmreconcile.effects.yaml_edit import EditError, set_text
 from vmreconcile.errors import UsageError
 
@@ -48,10 +52,25 @@ def make_home(folder: Path) -> bool:
         raise ModelFileError(
             f"{folder} cannot be made: {error.strerror}", remedy="name another one in VM_HOME"
         ) from None
-    if (folder / "inventory").exists():
+    if _has_inventory(folder / "inventory"):
         return False
-    create(folder / "inventory" / "hosts.yml", HOSTS)
+    try:
+        create(folder / "inventory" / "hosts.yml", HOSTS)
+    except ModelFileError:
+        if not (folder / "inventory" / "hosts.yml").exists():  # else another first use was quicker
+            raise
+        return False
     return True
+
+
+def _has_inventory(path: Path) -> bool:
+    """Whether somebody's file is there; a folder that a full disk left empty holds none."""
+    try:
+        return any(not entry.name.startswith(".") for entry in path.iterdir())
+    except FileNotFoundError:
+        return path.is_symlink()
+    except OSError:
+        return True  # a file, or what cannot be read: reading it says why
 
 
 def destination(text: str) -> tuple[str, str]:
@@ -82,10 +101,42 @@ class NewHost:
         """
         place = ("all", "hosts", self.name)
         try:
-            text = self.path.read_text(encoding="utf-8") if self.path.exists() else HOSTS
+            text = self.path.read_bytes().decode("utf-8") if self.path.exists() else HOSTS
             if not known:
                 text = set_text(text, (*place, "ansible_connection"), "ssh")
             return set_text(text, (*place, "ansible_user"), self.user) if self.user else text
         except (OSError, UnicodeDecodeError, EditError) as error:
             remedy = f"write {self.name} into it yourself"
             raise UsageError(f"{self.path} cannot be changed: {error}", remedy=remedy) from None
+
+    def write(self, *, known: bool) -> None:
+        """Put this host into the file as that is now: others may put theirs there at the same time.
+
+        Raises:
+            UsageError: the file cannot be changed safely.
+            SaveError: it cannot be written.
+        """
+        with _one_at_a_time(self.path):
+            text = self.text(known=known)
+            if self.path.exists():
+                replace_text(self.path, text)
+            else:
+                create(self.path, text)
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Keep others of us from changing the file meanwhile; the lock is a file beside it, which inventories leave out.
+
+    Raises:
+        SaveError: there can be no lock.
+    """
+    try:
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SaveError(f"{path} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

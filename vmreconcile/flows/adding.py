@@ -9,7 +9,6 @@ from pathlib import Path
 from vmreconcile.effects.inventory import read_inventory
 from vmreconcile.effects.load import document_of, load_models
 from vmreconcile.effects.model_files import ModelFileError, create, has_schema, model_path, model_text
-from vmreconcile.effects.save import replace_text
 from vmreconcile.effects.vm_home import NewHost
 from vmreconcile.errors import Diagnostic, Severity, UsageError
 from vmreconcile.flows.inputs import Sources, problems_of
@@ -60,20 +59,25 @@ class Shelf:
 
         Raises:
             InputError: the inventory cannot be read.
-            UsageError: the new host cannot be written into its file.
+            UsageError: the new host is a group, or cannot be written into its file.
         """
         self._models = sources.models
         self.inventory: Inventory = read_inventory(sources.inventory, environ=sources.environ)
         self.new_host: NewHost | None = None
-        self._hosts_text: str | None = None
+        self._known_host = self._recorded = False
         if new_host is not None:
-            known = new_host.name in self.inventory.hosts
+            if new_host.name in self.inventory.groups:
+                raise UsageError(
+                    f"--host: {new_host.name} is a group of the inventory, and no name of a host",
+                    remedy=f"--hosts {new_host.name} means the hosts of the group",
+                )
+            self._known_host = known = new_host.name in self.inventory.hosts
             if not known:
                 all_sources = (*sources.inventory, f"{new_host.name},")
                 self.inventory = read_inventory(all_sources, environ=sources.environ)
             if new_host.user or not known:
                 self.new_host = new_host
-                self._hosts_text = new_host.text(known=known)
+                new_host.text(known=known)  # what cannot be changed is refused before anything is written
         documents = load_models(sources.models)
         self._documents = [each for each in documents if not NOT_YET & {problem.code for problem in each.problems}]
         self._known = set(problems_of(tuple(self._documents), self.inventory))
@@ -86,6 +90,7 @@ class Shelf:
         Raises:
             ModelFileError: it is there already, or cannot be written.
             SaveError: the new host cannot be written into its file.
+            UsageError: that file cannot be changed safely any more.
         """
         path = model_path(self._models, model.name)
         text = model_text(model.content, schema=has_schema(self._models))
@@ -108,10 +113,11 @@ class Shelf:
 
         Raises:
             SaveError: it cannot be written.
+            UsageError: its file cannot be changed safely.
         """
-        if self.new_host is not None and self._hosts_text is not None:
-            replace_text(self.new_host.path, self._hosts_text)
-            self._hosts_text = None
+        if self.new_host is not None and not self._recorded:
+            self.new_host.write(known=self._known_host)
+            self._recorded = True
 
     def only_host(self) -> str:
         """The host of an inventory that has just one.
