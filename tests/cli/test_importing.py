@@ -126,6 +126,45 @@ def test_bad_entries_and_unknown_keys_are_reported_and_the_rest_is_imported(desk
     assert sorted(path.name for path in Path("models.d").iterdir()) == ["my-model.yaml", "qwen.yaml"]
 
 
+def test_the_same_import_again_changes_nothing(desk: Desk) -> None:
+    """Whatever was started meanwhile; an entry that says something else by now is refused, with the file named."""
+    path = write(desk, "m.json", [QWEN, LLAMA])
+    assert desk("import", path, "--hosts", "gpu1").code == 0
+    desk.change("state: stopped", "state: running", "models.d/llama.yaml")
+    before = {path: path.read_text() for path in Path("models.d").iterdir()}
+    again = desk("import", path, "--hosts", "gpu1")
+    assert again.code == 0, again.err
+    assert again.out.splitlines()[:3] == [
+        "kept  models.d/qwen2.5-7b.yaml (it was there already)",
+        "kept  models.d/llama.yaml (it was there already)",
+        "imported: 0, refused: 0, kept: 2",
+    ]
+    assert "forced" not in again.err
+    found = desk("import", path, "--hosts", "gpu1", "--json").json
+    assert (found["imported"], [each["name"] for each in found["kept"]]) == ([], ["qwen2.5-7b", "llama"])
+    other = desk("import", write(desk, "m.json", [{**QWEN, "port": 9009}]), "--hosts", "gpu1")
+    assert (other.code, "Two models" in other.err) == (5, False)
+    assert "m.json:1:13: Entry 1 (qwen2.5-7b): 'qwen2.5-7b' is there already: models.d/qwen2.5-7b.yaml." in other.err
+    assert {path: path.read_text() for path in Path("models.d").iterdir()} == before
+
+
+def test_a_key_that_is_given_twice_is_told(desk: Desk) -> None:
+    """The last one counts, as for the old manager, and neither is taken in silence."""
+    entry = '"name": "a", "huggingface_id": "org/a", "port": 9001'
+    for text, place in (
+        (f'{{"models": [{{{entry}, "port": 9002}}]}}', "m.json:1:68: "),
+        (f'{{\n\t"models": [\n\t{{{entry}, "port": 9002}}]}}', "m.json"),
+    ):
+        desk.write("m.json", text)
+        said = desk("import", "m.json", "--hosts", "gpu1", "--dry-run")
+        assert (said.code, f"{place}" in said.err, "The key 'port' is given twice." in said.err) == (0, True, True), (
+            said
+        )
+        assert desk("import", "m.json", "--hosts", "gpu1", "--dry-run", "--json").json["diagnostics"][0]["code"] == (
+            "duplicate-key"
+        )
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -141,7 +180,13 @@ def test_a_file_that_is_none_is_refused(desk: Desk, text: str, expected: str) ->
     desk.write("m.json", text)
     said = desk("import", "m.json", "--hosts", "gpu1")
     assert (said.code, expected in said.err, "Traceback" in said.err) == (5, True, False), said.err
-    assert desk("import", "nothing.json", "--hosts", "gpu1").code == 5
+    for path, why in (("nothing.json", "no such file"), ("models.d", "is a directory")):
+        said = desk("import", path, "--hosts", "gpu1")
+        assert (said.code, why in said.err, "mend  Give the manager's models_config.json" in said.err) == (
+            5,
+            True,
+            True,
+        )
 
 
 def test_a_dry_run_writes_nothing(desk: Desk) -> None:
@@ -185,6 +230,30 @@ def test_the_token_is_taken_over_only_when_asked_for(desk: Desk, line: str) -> N
         assert (refused.returncode, "holds another token" in refused.stderr) == (1, True)
     said = "".join(each.stdout + each.stderr for each in (looked, taken, again, refused))
     assert TOKEN not in said + "".join(file.read_text() for file in Path("models.d").iterdir())
+
+
+def test_a_token_that_cannot_be_stored_hides_nothing_that_was_written(desk: Desk) -> None:
+    """The files are named, then the failure; the next run keeps them and stores it."""
+    desk.write("old/.env", f"HF_TOKEN={TOKEN}")
+    write(desk, "old/models_config.json", [LLAMA])
+    with Hub() as hub:
+        refused = run(desk, hub, "--with-token")
+        assert (refused.returncode, "wrote models.d/llama.yaml" in refused.stdout) == (1, True), refused
+        assert "does not accept this token" in refused.stderr
+        assert "is stored in" not in refused.stderr
+        hub.tokens[TOKEN] = "ada"
+        again = run(desk, hub, "--with-token", "--json")
+        assert (again.returncode, [each["name"] for each in json.loads(again.stdout)["kept"]]) == (0, ["llama"]), again
+
+
+@pytest.mark.parametrize("line", ["HF_TOKEN=two words and odd", "HF_TOKEN=…", "\0"])
+def test_a_token_that_nobody_asked_for_is_not_judged(desk: Desk, line: str) -> None:
+    """Without --with-token, whatever the .env holds refuses nothing."""
+    desk.write("old/.env", line)
+    path = write(desk, "old/models_config.json", [LLAMA])
+    assert desk("import", path, "--hosts", "gpu1", "--with-token").code in {1, 5}
+    said = desk("import", path, "--hosts", "gpu1")
+    assert (said.code, line[9:] in said.err if line[9:] else False) == (0, False), said.err
 
 
 def run(desk: Desk, hub: Hub, *words: str) -> subprocess.CompletedProcess[str]:

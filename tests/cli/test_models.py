@@ -49,7 +49,11 @@ def test_add_writes_what_was_given(desk: Desk) -> None:
         (("add", "chat", "org/chat", "--port", "9001", "--hosts", "gpu1", "--gpu-memory", "8"), 5, "gpu_memory"),
         (("add", "chat", "org/chat", "--port", "9001", "--hosts", "gpu1", "--gpu-memory", "nan"), 5, "finite"),
         (("add", "chat", "org/chat", "--port", "9001", "--hosts", "gpu1", "--priority", "6"), 5, "priority"),
-        (("add", "qwen", "org/chat", "--port", "9001", "--hosts", "gpu1"), 5, "qwen"),
+        (
+            ("add", "qwen", "org/chat", "--port", "9001", "--hosts", "gpu1"),
+            5,
+            "'qwen' is there already: models.d/qwen.yaml",
+        ),
         (("add", "chat", "org/chat", "--port", "9001"), 64, "which of them shall serve"),
     ],
 )

@@ -68,7 +68,7 @@ def add(arguments: argparse.Namespace) -> int:
 
 def _unwritten(why: str, file: str, path: Path) -> str:
     """A line of a file that was not written needs saying so."""
-    return f"{why} The file was not written.".lstrip() if file == str(path) else why
+    return f"{why} The file was not written.".lstrip() if file == str(path) and not path.exists() else why
 
 
 def list_models(arguments: argparse.Namespace) -> int:

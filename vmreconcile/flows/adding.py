@@ -15,6 +15,7 @@ from vmreconcile.flows.inputs import Sources, problems_of
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.document import Document
 from vmreconcile.model.inventory import Inventory
+from vmreconcile.model.showing import shown
 from vmreconcile.model.values import JsonValue
 
 NOT_YET = frozenset({"models-missing", "models-empty"})
@@ -47,6 +48,16 @@ class NewModel:
         if self.args:
             said["args"] = dict(self.args)
         return said
+
+
+def _taken(there: Document) -> Diagnostic:
+    """What is said of a new model whose name a file has already."""
+    return Diagnostic(
+        place=there.place("name"),
+        code="name-taken",
+        summary=f"{shown(there.get('name'))} is there already: {there.file}.",
+        remedy="Edit it, or choose another name.",
+    )
 
 
 class Shelf:
@@ -82,6 +93,17 @@ class Shelf:
         self._documents = [each for each in documents if not NOT_YET & {problem.code for problem in each.problems}]
         self._known = set(problems_of(tuple(self._documents), self.inventory))
 
+    def holder(self, name: str) -> Document | None:
+        """The file of the model that has this name."""
+        return next((each for each in self._documents if each.get("name") == name), None)
+
+    def holds(self, model: NewModel) -> str:
+        """The file that says just this, whatever state it wants by now; "" where there is none."""
+        there = self.holder(model.name)
+        content = there.content if there else None
+        same = content is not None and {**content, "state": None} == {**model.content, "state": None}
+        return there.file if there and same else ""
+
     def add(self, model: NewModel, *, dry: bool = False) -> tuple[Path, tuple[Diagnostic, ...]]:
         """Write the model's file, unless that would bring an error; its path, and what is new to say about it.
 
@@ -93,6 +115,9 @@ class Shelf:
             UsageError: that file cannot be changed safely any more.
         """
         path = model_path(self._models, model.name)
+        there = self.holder(model.name)
+        if there:
+            return path, (_taken(there),)
         text = model_text(model.content, schema=has_schema(self._models))
         document: Document = document_of(path, text)
         found = problems_of((*self._documents, document), self.inventory)

@@ -15,15 +15,24 @@ from vmreconcile.flows.adding import NewModel, Shelf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What came of one entry: its file, or "" where it was refused, and what there is to say."""
+    """What came of one entry: its file, or "" where it was refused, and what there is to say.
+
+    `kept`: the file said the same before.
+    """
 
     entry: Entry
     file: str = ""
+    kept: bool = False
     problems: tuple[Diagnostic, ...] = ()
 
 
-def import_entries(path: Path, shelf: Shelf, hosts: str, *, dry: bool) -> tuple[Imported, ...]:
+def import_entries(
+    path: Path, shelf: Shelf, hosts: str, *, dry: bool
+) -> tuple[tuple[Imported, ...], tuple[Diagnostic, ...]]:
     """Write a model's file for each entry of `path` that can be one; wanted stopped, for nobody knows what runs.
+
+    Returns:
+        What came of each entry, and warnings about the file as a whole.
 
     Raises:
         InputError: the file as a whole cannot be used.
@@ -41,7 +50,8 @@ def import_entries(path: Path, shelf: Shelf, hosts: str, *, dry: bool) -> tuple[
         )
         raise InputError((problem,)) from None
     places = [document.place("models", index) for index in range(len(entries))]
-    return tuple(_import(entry, place, shelf, hosts, dry=dry) for entry, place in zip(entries, places, strict=True))
+    done = tuple(_import(entry, place, shelf, hosts, dry=dry) for entry, place in zip(entries, places, strict=True))
+    return done, document.problems
 
 
 def _import(entry: Entry, place: Place, shelf: Shelf, hosts: str, *, dry: bool) -> Imported:
@@ -55,6 +65,9 @@ def _import(entry: Entry, place: Place, shelf: Shelf, hosts: str, *, dry: bool) 
         priority=entry.priority,
         args=entry.args,
     )
+    there = shelf.holds(model)
+    if there:
+        return Imported(entry=entry, file=there, kept=True, problems=entry.problems)
     try:
         path, found = shelf.add(model, dry=dry)
     except ModelFileError as error:

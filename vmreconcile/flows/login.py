@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vmreconcile.core.access import endpoint_of, offline
 from vmreconcile.effects.hub import log_in, whoami
-from vmreconcile.effects.old_manager import token_beside
+from vmreconcile.effects.old_manager import token_beside, token_is_beside
 from vmreconcile.effects.token import VARIABLES, find_token, token_path
 from vmreconcile.errors import UsageError, VmreconcileError
 from vmreconcile.model.access import Identity
@@ -81,9 +81,10 @@ def token_beside_file(file: Path, environ: Mapping[str, str], home: Path, *, wan
     Raises:
         VmreconcileError: it is wanted, and there is none, or another one is logged in with already.
     """
-    token, path = token_beside(file), token_path(environ, home)
+    path = token_path(environ, home)
     if not wanted:
-        return TokenBeside(there=token is not None, secret=None, path=path)
+        return TokenBeside(there=token_is_beside(file), secret=None, path=path)
+    token = token_beside(file)
     if token is None:
         raise VmreconcileError(f"no HF_TOKEN in the .env beside {file}", remedy="vmreconcile auth login")
     present = find_token({"HF_TOKEN_PATH": str(path)}, home)
