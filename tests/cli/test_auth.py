@@ -141,7 +141,40 @@ def test_a_hub_that_cannot_be_reached_only_warns(desk: Desk, hub: Hub) -> None:
     desk.change("max_model_len: 4096", "max_model_len: 2048")
     plan = desk("plan", "--json").json
     assert {row["action"] for row in plan["changes"]} == {"retune"}
-    assert [row["code"] for row in plan["diagnostics"]] == ["access-not-checked"]
+    assert [row["code"] for row in plan["diagnostics"]] == ["access-not-checked", "another-hub"]
+
+
+def test_servers_that_would_ask_another_hub_are_told(desk: Desk, hub: Hub) -> None:
+    """HF_ENDPOINT of this machine reaches no host: a plan and a check say so, until servers have their own."""
+    words = "HF_ENDPOINT is set here and not for 2 servers (qwen@gpu1, qwen@gpu2): they ask https://huggingface.co"
+    plan = desk("plan", "--json").json
+    assert [(row["code"], row["summary"]) for row in plan["diagnostics"]] == [("another-hub", words)]
+    assert f"note: {words}; write it under env:" in desk("auth", "check").err
+    desk.write("models.d/qwen.yaml", desk.read() + f"env: {{HF_ENDPOINT: '{hub.url}'}}\n")
+    assert desk("plan", "--json").json["diagnostics"] == []
+    assert "HF_ENDPOINT" not in desk("auth", "check").err
+
+
+def test_a_password_in_the_hubs_address_is_not_shown(desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By no command that names the endpoint, as text or as JSON."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url.replace("://", "://ada:S3CR3T@"))
+    hub.close()
+    for words in (("auth", "check"), ("auth", "check", "--json"), ("doctor",), ("doctor", "--json"), ("plan",)):
+        said = desk(*words)
+        assert ("S3CR3T" in said.out + said.err, "***@127.0.0.1" in said.out + said.err) == (False, True), said
+    desk.write("models.d/qwen.yaml", desk.read() + "env: {HF_ENDPOINT: 'http://ada:S3CR3T@10.9.9.9'}\n")
+    for words in (("auth", "check", "--on-hosts"), ("auth", "check", "--on-hosts", "--json")):
+        said = desk(*words)
+        assert "S3CR3T" not in said.out + said.err, said
+
+
+def test_a_model_that_is_not_shown_without_a_token(desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be private; what is said fits that nobody asked with a token."""
+    hub.repositories.clear()
+    monkeypatch.delenv("HF_TOKEN")
+    said = desk("auth", "check").out
+    assert "or a private one that nobody sees without a token" in said
+    assert "or vmreconcile auth login" in said
 
 
 def test_who_is_not_asked_about(desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from vmreconcile.cli.output import inputs_of, print_json, reach_of
+from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
 from vmreconcile.cli.terminal import Style, advice, printable, style_for
 from vmreconcile.core.access import remedy, told
 from vmreconcile.core.reports import FORMAT_VERSION
-from vmreconcile.flows.auth import Checked, check_access, counted, refused
+from vmreconcile.flows.auth import Checked, another_hub, check_access, counted, refused
 from vmreconcile.model.access import Access
 from vmreconcile.model.values import JsonValue
 
@@ -33,6 +33,9 @@ def check(arguments: argparse.Namespace) -> int:
             print(check_text(each, style))
         found = counted(checks)
         print(", ".join(f"{number} {access}" for access, number in sorted(found.items())) or "nothing to ask")
+    other = another_hub(inputs, reach)
+    if other:
+        note(f"note: {other}")
     return 1 if refused(checks) else 0
 
 
@@ -42,7 +45,7 @@ def check_json(check: Checked) -> dict[str, JsonValue]:
     return {
         "model": question.model,
         "revision": question.revision or None,
-        "endpoint": question.endpoint,
+        "endpoint": question.address,
         "source": question.source or None,
         "access": verdict.access.value,
         "detail": verdict.detail or None,

@@ -109,6 +109,8 @@ def check_from_hosts(arguments: argparse.Namespace) -> int:
         style = style_for(sys.stdout, no_color=arguments.no_color)
         for each in found:
             print(check_text(each, style))
+        if not found and not lost:
+            print("nothing to ask")
         _say_lost(lost)
     bad = any(each.verdict.failed for each in found)
     return worst([1 if bad else 0, 3 if lost else 0])

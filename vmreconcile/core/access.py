@@ -20,6 +20,12 @@ TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 FINE_GRAINED = "fine-grained"
 """The Hub's word where it refuses a token for its own permissions."""
 
+SHOWN = 3
+"""Servers that a warning names."""
+
+OWN_ENDPOINT = "write it under env: of the model, or under vllm_env in the inventory"
+"""How servers come to ask another Hub."""
+
 _REASONS = {
     Access.NO_TOKEN: Reason.TOKEN_MISSING,
     Access.TOKEN_INVALID: Reason.TOKEN_INVALID,
@@ -50,6 +56,28 @@ def without_offline(environ: Mapping[str, str]) -> dict[str, str]:
 def endpoint_of(environ: Mapping[str, str]) -> str:
     """The Hub's address in this environment."""
     return environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
+
+
+def elsewhere(servers: Iterable[DesiredServer], environ: Mapping[str, str]) -> str:
+    """What is to be said where servers would ask another Hub than is asked from here; "" where none would."""
+    if endpoint_of(environ) == HUB or offline(environ):
+        return ""
+    names = [
+        str(server.id)
+        for server in servers
+        if server.from_hub
+        and server.state is not DesiredState.ABSENT
+        and not chose_offline(server)
+        and not _own(server).get("HF_ENDPOINT")
+    ]
+    if not names:
+        return ""
+    some = [*names[:SHOWN], *([f"{len(names) - SHOWN} more"] if len(names) > SHOWN else [])]
+    one = len(names) == 1
+    return (
+        f"HF_ENDPOINT is set here and not for {len(names)} server{'' if one else 's'} ({', '.join(some)}): "
+        f"{'it asks' if one else 'they ask'} {HUB}"
+    )
 
 
 def question_of(server: DesiredServer, asker: Asker) -> Question | None:
@@ -136,6 +164,7 @@ def told(question: Question, verdict: Verdict) -> str:
     """The verdict in a sentence."""
     what = question.model + (f" at revision {question.revision}" if question.revision else "")
     token = f"the token of source {question.source!r}" if question.source else "no token"
+    unseen = f"that {token} may not see" if question.source else "that nobody sees without a token"
     match verdict.access:
         case Access.OK:
             return f"{what} may be read with {token}"
@@ -147,14 +176,14 @@ def told(question: Question, verdict: Verdict) -> str:
             lacks = "has no permission for gated models" if _is_narrow(verdict) else "was not granted access"
             return f"{what} is gated, and {token} {lacks}"
         case Access.NO_SUCH_MODEL:
-            return f"{question.endpoint} has no model {question.model}, or a private one that {token} may not see"
+            return f"{question.address} has no model {question.model}, or a private one {unseen}"
         case Access.NO_SUCH_REVISION:
             return f"{question.model} has no revision {question.revision}"
         case Access.OFFLINE:
             where = "in the servers' own environment" if verdict.chosen else "here"
             return f"{what}: not asked, for HF_HUB_OFFLINE is set {where}"
         case Access.HUB_UNREACHABLE:
-            return f"{question.endpoint} cannot be asked: {verdict.detail or 'no answer'}"
+            return f"{question.address} cannot be asked: {verdict.detail or 'no answer'}"
 
 
 def remedy(question: Question, verdict: Verdict) -> str:
@@ -166,11 +195,12 @@ def remedy(question: Question, verdict: Verdict) -> str:
             renew = "vmreconcile auth login" if question.source == "default" else f"renew source {question.source!r}"
             return f"{renew}; vmreconcile auth status shows where it comes from"
         case Access.GATED:
-            allow = f"allow it public gated repositories on {question.endpoint}/settings/tokens"
+            allow = f"allow it public gated repositories on {question.address}/settings/tokens"
             granted = f"ask for access on {question.page} with the account that vmreconcile auth status names"
             return allow if _is_narrow(verdict) else granted
         case Access.NO_SUCH_MODEL:
-            return f"correct model: (see {question.page}), or name a token source whose account may see it"
+            see = "name a token source whose account may see it" if question.source else "vmreconcile auth login"
+            return f"correct model: (see {question.page}), or {see}"
         case Access.NO_SUCH_REVISION:
             return f"correct revision: (see {question.page}/tree/main)"
         case Access.HUB_UNREACHABLE:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from vmreconcile.core.access import endpoint_of, questions_not_asked, questions_of, without_offline
+from vmreconcile.core.access import (
+    OWN_ENDPOINT,
+    elsewhere,
+    endpoint_of,
+    questions_not_asked,
+    questions_of,
+    without_offline,
+)
 from vmreconcile.core.resolve import unplaced
 from vmreconcile.core.token_sources import token_sources
 from vmreconcile.effects.hub import whoami
@@ -101,6 +108,13 @@ def check_access(inputs: Inputs, reach: Reach, *, fresh: bool) -> tuple[Checked,
     checks = [Checked(question=each, verdict=verdicts[each], servers=tuple(ids)) for each, ids in questions.items()]
     checks += [Checked(question=each, verdict=CHOSEN, servers=tuple(ids)) for each, ids in silent.items()]
     return tuple(sorted(checks, key=lambda check: check.question))
+
+
+def another_hub(inputs: Inputs, reach: Reach) -> str:
+    """What is to be said where servers of the selected hosts would ask another Hub than `check_access` does, or ""."""
+    servers = on_hosts(inputs.desired, hosts_of(inputs.inventory, reach.limit)).servers
+    said = elsewhere(servers, reach.options.environ)
+    return said and f"{said}; {OWN_ENDPOINT}"
 
 
 def _unplaced(inputs: Inputs) -> Iterator[DesiredServer]:

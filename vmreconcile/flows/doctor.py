@@ -27,6 +27,7 @@ from vmreconcile.model.checkup import Check, Clock, Health, HostFacts
 from vmreconcile.model.desired import DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Unreachable
+from vmreconcile.model.showing import masked
 from vmreconcile.model.tokens import SourceKind
 
 CHECKUP_TIMEOUT_S = 60.0
@@ -128,7 +129,7 @@ def _hub_check(reach: Reach) -> Check:
         return Check(check="hub", status=Health.SKIPPED, summary=summary)
     endpoint = endpoint_of(environ)
     problem = reachable(endpoint)
-    summary = f"{endpoint} {'cannot be reached: ' + problem if problem else 'answers'}"
+    summary = f"{masked(endpoint)} {'cannot be reached: ' + problem if problem else 'answers'}"
     remedy = "look at the network here, HTTPS_PROXY and HF_ENDPOINT"
     return judged("hub", not problem, summary, remedy, bad=Health.WARN)
 

@@ -13,6 +13,7 @@ from vmreconcile.effects.token import VARIABLES, find_token, token_path
 from vmreconcile.errors import UsageError, VmreconcileError
 from vmreconcile.model.access import Identity
 from vmreconcile.model.secret import Secret
+from vmreconcile.model.showing import masked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def log_in_with(token: Secret, environ: Mapping[str, str], home: Path) -> Logged
     identity = whoami(token, endpoint_of(environ))
     if identity.problem and not identity.invalid:
         raise VmreconcileError(
-            f"{endpoint_of(environ)} cannot be asked: {identity.problem}; nothing was stored",
+            f"{masked(endpoint_of(environ))} cannot be asked: {identity.problem}; nothing was stored",
             remedy="look at the network, a proxy or HF_ENDPOINT",
         )
     log_in(token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from vmreconcile.core.access import block_by, questions_about, unreachable_notes
+from vmreconcile.core.access import OWN_ENDPOINT, block_by, elsewhere, questions_about, unreachable_notes
 from vmreconcile.core.fingerprints import digest
 from vmreconcile.core.planning import Options, make_plan
 from vmreconcile.errors import Diagnostic, Place, Severity
@@ -60,7 +60,20 @@ def checked(prepared: Prepared, scope: Scope, view: FleetView, plan: Plan) -> Pl
     blocks = {server: block for server, block in refused.items() if block is not None}
     if blocks:
         plan = make_plan(desired, view, replace(_options(prepared, scope), refused=blocks))
-    return replace(plan, diagnostics=(*plan.diagnostics, *map(_unchecked, unreachable_notes(verdicts.items()))))
+    unchecked = map(_unchecked, unreachable_notes(verdicts.items()))
+    loading = (server for server in desired.servers if server.id in questions)
+    other = elsewhere(loading, prepared.hub.options.environ)
+    return replace(plan, diagnostics=(*plan.diagnostics, *unchecked, *([_another_hub(other)] if other else [])))
+
+
+def _another_hub(text: str) -> Diagnostic:
+    return Diagnostic(
+        place=Place(file="environment"),
+        code="another-hub",
+        summary=text,
+        remedy=OWN_ENDPOINT,
+        severity=Severity.WARNING,
+    )
 
 
 def _unchecked(text: str) -> Diagnostic:

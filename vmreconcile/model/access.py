@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from vmreconcile.model.showing import masked
+
 HUB = "https://huggingface.co"
 """The Hub where nobody names another in `HF_ENDPOINT` (huggingface_hub.constants)."""
 
@@ -41,9 +43,14 @@ class Question:
     source: str = ""
 
     @property
+    def address(self) -> str:
+        """The endpoint as it is shown: without a password that is in it."""
+        return masked(self.endpoint)
+
+    @property
     def page(self) -> str:
         """Where a person sees the model and asks for access."""
-        return f"{self.endpoint}/{self.model}"
+        return f"{self.address}/{self.model}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

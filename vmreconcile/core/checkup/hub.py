@@ -8,6 +8,7 @@ from vmreconcile.core.blocks import Block
 from vmreconcile.core.checkup.patient import Patient, judged
 from vmreconcile.model.checkup import Check, Health
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.showing import masked
 
 REMEDY = "look at the host's network, or at HTTPS_PROXY and HF_ENDPOINT under env; models on the host still start"
 
@@ -19,7 +20,7 @@ def hub_checks(patient: Patient) -> Iterator[Check]:
         yield Check(check="hub", status=Health.SKIPPED, summary=summary)
     for hub in patient.facts.hubs:
         told = f"cannot be reached: {hub.problem}" if hub.problem else f"answers ({hub.seconds:.1f} s)"
-        yield judged("hub", not hub.problem, f"{hub.endpoint} {told}", REMEDY, bad=Health.WARN)
+        yield judged("hub", not hub.problem, f"{masked(hub.endpoint)} {told}", REMEDY, bad=Health.WARN)
 
 
 def access_check(server: ServerId, block: Block | None, told: str) -> Check:
