@@ -258,7 +258,11 @@ def test_force_stops_what_does_not_serve(desk: Desk) -> None:
     assert set(desk.pids()) == {"qwen@gpu2"}
     assert stranger in desk.hosts["gpu1"].kernel.processes
     assert desk.read() == MODEL
-    assert vm(desk, "force").out.endswith("ended: 0\n")
+    assert vm(desk, "force").out.endswith("\nended: 0\n") or vm(desk, "force").out == "ended: 0\n"
+    root = desk.hosts["gpu2"].root("qwen")
+    assert root is not None
+    root.behaviour = Behaviour(health=503)
+    assert vm(desk, "force").out.splitlines()[-1] == "stopped with their workers: 1, orphans ended: 0"
 
 
 def test_every_verb_of_the_old_manager_is_there() -> None:
@@ -267,6 +271,18 @@ def test_every_verb_of_the_old_manager_is_there() -> None:
     old = "add list start stop remove status cleanup force ui manager completion"
     assert choices >= set(old.split())
     assert choices == set(PLACES) >= set(COMMANDS)
+
+
+def test_short_names_and_those_that_are_gone(desk: Desk, home: Path) -> None:
+    """What the old manager called `ls` and `rm` is there; what is gone leads to what does it now."""
+    assert vm(desk, "add", "chat", "org/chat", "--port", "8001").code == 0
+    assert vm(desk, "ls", "--json").json == vm(desk, "list", "--json").json
+    for name in ("install", "config", "gui"):
+        said = vm(desk, name, "--port", "1")
+        assert (said.code, f"{name} is gone: " in said.err, "`vm " in said.err) == (64, True, True), said
+    assert vm(desk, "rm", "chat", "--host", "localhost").code == 0
+    assert vm(desk, "rm", "chat").code == 0
+    assert vm(desk, "ls", "--json").json["models"] == []
 
 
 def test_keys_ask_for_commands() -> None:

@@ -17,7 +17,7 @@ from vmreconcile.flows.prepare import Prepared, prepared
 from vmreconcile.flows.reconcile import Scope, observe_and_plan
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.observed import Phase
-from vmreconcile.model.outcome import Outcome
+from vmreconcile.model.outcome import Outcome, Status
 from vmreconcile.model.plan import Action
 from vmreconcile.model.tokens import Need
 
@@ -47,7 +47,7 @@ def _clean(arguments: argparse.Namespace, ready: Prepared, stopped: Outcome | No
     else:
         if stopped:
             report(arguments, stopped)
-        print(_text(cleaned))
+        print(_text(cleaned, stopped.count(Status.CHANGED) if stopped else 0))
     return worst([1 if cleaned.failed else 0, 3 if cleaned.unreachable else 0])
 
 
@@ -62,7 +62,7 @@ def _json(cleaned: Cleaned) -> Json:
     }
 
 
-def _text(cleaned: Cleaned) -> str:
+def _text(cleaned: Cleaned, stopped: int) -> str:
     lines = [
         f"ended on {each.host}: pid {each.pid} {printable(each.title)} of {each.server}{_memory(each.gpu_memory_bytes)}"
         for each in cleaned.ended
@@ -81,7 +81,8 @@ def _text(cleaned: Cleaned) -> str:
         for each in cleaned.strangers
     ]
     lines += [f"unreachable: {each.host}: {printable(each.reason)}" for each in cleaned.unreachable]
-    return "\n".join([*lines, f"ended: {len(cleaned.ended)}"])
+    before = f"stopped with their workers: {stopped}, orphans " if stopped else ""
+    return "\n".join([*lines, f"{before}ended: {len(cleaned.ended)}"])
 
 
 def _memory(number: int | None) -> str:

@@ -31,6 +31,14 @@ NEW = frozenset({"add", "import"})
 NAMING = {"start": "servers", "stop": "servers", "restart": "servers", "remove": "names"}
 """Commands whose `--host` says which of a model's servers are meant."""
 WITHOUT_HOST = frozenset({"inventory", "completion", "init", "auth"})
+SHORT = {"ls": "list", "rm": "remove"}
+"""Other names that the old manager had for a command."""
+GONE = {
+    "install": "vLLM is installed on a host by whoever keeps that; `vm doctor` says what is missing there",
+    "config": "a model's settings are in its file under models.d, and `vm auth login` keeps the token",
+    "gui": "`vm ui` shows the servers on the terminal",
+}
+"""Commands of the old manager, and what does now what they did."""
 FILELESS = frozenset({"completion", "init"})
 
 
@@ -59,7 +67,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         SystemExit: after help, or with 64 where the command line is wrong.
     """
-    arguments = parse_with(vm_parser(), argv, [*VM_COMMANDS])
+    parser = vm_parser()
+    first = argv[0] if argv else ""
+    if first in GONE:
+        parser.error(f"{first} is gone: {GONE[first]}")
+    arguments = parse_with(parser, [SHORT.get(first, first), *argv[1:]], [*VM_COMMANDS])
     arguments.prepare = _prepare
     return arguments
 
