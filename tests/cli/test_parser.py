@@ -127,7 +127,11 @@ def test_wrong_usage_is_told_without_what_may_be_a_token(
 
 @pytest.mark.parametrize(
     "words",
-    [("plan", "--dry"), ("apply", "a", "b"), ("plan", "--timeout", "inf"), ("plan", "-f", "-1"), ("status", "x")],
+    [
+        *(("plan", "--dry"), ("apply", "a", "b"), ("plan", "--timeout", "inf"), ("plan", "-f", "-1"), ("status", "x")),
+        *(("plan", option, "") for option in ("-i", "-m", "-l", "--tuning", "-o")),
+        *(("apply", ""), ("import", ""), ("init", " "), ("add", "a", "org/a", "--port", "1", "--hosts", "")),
+    ],
 )
 def test_wrong_usage_leaves_with_64(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """And says what is wrong beside the usage."""

@@ -106,10 +106,16 @@ def add_command(commands: argparse._SubParsersAction[Parser], name: str, about: 
     forks = ("--forks",) if name == "logs" else ("-f", "--forks")  # `logs -f` follows, as everywhere
     command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
     shared = command.add_argument_group("on every command")
-    shared.add_argument("-i", "--inventory", action="append", metavar="PATH", help="inventory source (inventory)")
-    shared.add_argument("-m", "--models", type=Path, default=Path("models.d"), metavar="PATH", help="models (models.d)")
-    shared.add_argument("--tuning", type=Path, metavar="PATH", help="tuning rules (tuning.yaml beside the models)")
-    shared.add_argument("-l", "--limit", metavar="PATTERN", help="act only on the hosts that this pattern names")
+    shared.add_argument(
+        "-i", "--inventory", type=_named, action="append", metavar="PATH", help="inventory source (inventory)"
+    )
+    shared.add_argument(
+        "-m", "--models", type=_path, default=Path("models.d"), metavar="PATH", help="models (models.d)"
+    )
+    shared.add_argument("--tuning", type=_path, metavar="PATH", help="tuning rules (tuning.yaml beside the models)")
+    shared.add_argument(
+        "-l", "--limit", type=_named, metavar="PATTERN", help="act only on the hosts that this pattern names"
+    )
     shared.add_argument("--json", action="store_true", help="print one JSON document")
     shared.add_argument(
         *forks, type=_positive, default=20, metavar="N", help="hosts, and questions to the Hub, at a time (20)"
@@ -122,6 +128,17 @@ def add_command(commands: argparse._SubParsersAction[Parser], name: str, about: 
         "--accept-new-host-keys", action="store_true", help="record host keys not seen before (never changed ones)"
     )
     return command
+
+
+def _named(text: str) -> str:
+    """Text that names something: an empty one, of a variable that is not set, must not mean something else."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_named(text))
 
 
 def _positive(text: str) -> int:
@@ -159,7 +176,7 @@ Adding: TypeAlias = "Callable[[argparse._SubParsersAction[Parser]], None]"  # no
 
 def _init(commands: argparse._SubParsersAction[Parser]) -> None:
     command = add_command(commands, "init", "write a commented example inventory and model to start from")
-    command.add_argument("dir", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (here)")
+    command.add_argument("dir", nargs="?", type=_path, default=Path(), metavar="DIR", help="where (here)")
 
 
 def _validate(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -168,7 +185,7 @@ def _validate(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _plan(commands: argparse._SubParsersAction[Parser]) -> None:
     command = add_command(commands, "plan", "look at the hosts, compare and print; change nothing")
-    command.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the plan for `apply FILE`")
+    command.add_argument("-o", "--out", type=_path, metavar="FILE", help="write the plan for `apply FILE`")
     command.add_argument("--detailed-exitcode", action="store_true", help="exit 2 where changes are pending")
     command.add_argument("--explain", action="store_true", help="say where each value was said")
     command.add_argument("--prune", action="store_true", help="plan the removal of unclaimed servers too")
@@ -176,7 +193,7 @@ def _plan(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _apply(commands: argparse._SubParsersAction[Parser]) -> None:
     command = add_command(commands, "apply", "make it so; on a terminal, ask first")
-    command.add_argument("planfile", nargs="?", type=Path, metavar="PLANFILE", help="carry out exactly this plan")
+    command.add_argument("planfile", nargs="?", type=_path, metavar="PLANFILE", help="carry out exactly this plan")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
     command.add_argument("--prune", action="store_true", help="remove unclaimed servers")
     command.add_argument("--max-changes", type=count, metavar="N", help="refuse more disruptive changes than this")
@@ -267,7 +284,7 @@ def _add(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument("model", metavar="MODEL", help="id on the Hub, or an absolute path on the host")
     command.add_argument("--port", type=int, required=True, metavar="P", help="where it listens")
     command.add_argument(
-        "--hosts", metavar="PATTERN", help="who serves it (the inventory's host, where it has just one)"
+        "--hosts", type=_named, metavar="PATTERN", help="who serves it (the inventory's host, where it has just one)"
     )
     command.add_argument("--priority", type=int, metavar="N", help="1 (most important) to 5 (3)")
     command.add_argument("--gpu-memory", type=float, metavar="F", help="share of the GPU's memory, 0 to 1 (auto)")
@@ -287,9 +304,9 @@ def _remove(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _import(commands: argparse._SubParsersAction[Parser]) -> None:
     command = add_command(commands, "import", "make model files of a VLLM Manager's models_config.json or models.json")
-    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("file", type=_path, metavar="FILE")
     command.add_argument(
-        "--hosts", metavar="PATTERN", help="who serves them (the inventory's host, where it has just one)"
+        "--hosts", type=_named, metavar="PATTERN", help="who serves them (the inventory's host, where it has just one)"
     )
     command.add_argument("--with-token", action="store_true", help="log in to the Hub with the token of its .env too")
     command.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
