@@ -15,6 +15,7 @@ from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
 from vmreconcile.model.document import Document
 
 _MODE = "Look at its owner, its mode and the space on the disk."
+_OR_NO_SAVE = "With --no-save nothing is written."
 _NO_SAVE = "Write state: yourself, or add --no-save."
 
 
@@ -43,7 +44,7 @@ def save_state(
         elif name in hosts:
             texts[document.path] = _edited(document, _host_paths(document, hosts[str(name)]), state)
     for path, text in texts.items():
-        replace_text(Path(path), text)
+        replace_text(Path(path), text, remedy=_MODE if state is DesiredState.ABSENT else f"{_MODE} {_OR_NO_SAVE}")
     return tuple(texts)
 
 
@@ -109,7 +110,7 @@ def _edited(document: Document, paths: Iterable[tuple[str, ...]], state: Desired
     return text
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, *, remedy: str = _MODE) -> None:
     """A new file beside the old one, with its mode and owner, then renamed; a link keeps pointing at it.
 
     Raises:
@@ -124,4 +125,4 @@ def replace_text(path: Path, text: str) -> None:
             with contextlib.suppress(OSError):  # only root may keep a foreign owner
                 os.fchown(file.fileno(), status.st_uid, status.st_gid)
     except OSError as error:
-        raise SaveError(f"{path} cannot be written: {error.strerror}", remedy=_MODE) from None
+        raise SaveError(f"{path} cannot be written: {error.strerror}", remedy=remedy) from None

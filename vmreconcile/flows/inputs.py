@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def read_rules(sources: Sources) -> tuple[tuple[Rule, ...], tuple[Diagnostic, ..
     catalogue = catalogue_for(None)
     shipped = rules_of(load_tuning(SHIPPED_RULES), catalogue)
     path = sources.tuning or sources.models.absolute().parent / "tuning.yaml"
-    if sources.tuning is None and not path.exists():
+    if sources.tuning is None and not os.path.lexists(path):  # a link that leads nowhere is no "there is none"
         return shipped, ()
     document = load_tuning(path if sources.tuning else sources.models.parent / "tuning.yaml")
     wrong = check_tuning(document, Shape(read_schemas()[TUNING_SCHEMA]), catalogue)
