@@ -44,6 +44,13 @@ def test_status_tells_of_files_that_a_restart_would_stumble_over(desk: Desk) -> 
     assert "others than its owner may use it" in desk("doctor").out
 
 
+def test_a_check_of_nothing_says_so(desk: Desk) -> None:
+    """Silence could as well be a check that failed to run."""
+    (desk.folder / "models.d/qwen.yaml").unlink()
+    said = desk("auth", "check", "--on-hosts")
+    assert (said.code, said.out) == (0, "nothing to ask\n")
+
+
 def test_status_tells_what_is_not_right(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another token in the file, another in the process, a mode, a drop-in; exit 1, and no token in what is said."""
     desk("apply", "-y")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -15,6 +17,7 @@ from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import TOKEN
 from vmreconcile.cli import plans
 from vmreconcile.cli.main import COMMANDS
+from vmreconcile.effects import save
 
 
 def test_the_main_job(desk: Desk) -> None:
@@ -181,8 +184,70 @@ def test_a_plan_file_of_other_hosts_is_refused(desk: Desk) -> None:
     said = desk("apply", "plan.json", "-y")
     assert (said.code, desk.pids()) == (64, {})
     assert "another inventory" in said.err
-    desk.write("other.json", "{}")
-    assert desk("apply", "other.json", "-y").code == 64
+    desk.change("gpu2: {ansible_host: 10.9.9.9}", "gpu2:", "inventory/hosts.yml")
+    said = desk("apply", "-l", "gpu1", "plan.json", "-y")
+    assert (said.code, "another --limit" in said.err) == (64, True)
+    for path, text in (("other.json", "{}"), ("some.yaml", "name: chat\n")):
+        desk.write(path, text)
+        said = desk("apply", path, "-y")
+        assert (said.code, "is not a plan" in said.err) == (64, True)
+
+
+def test_servers_of_hosts_that_are_away_are_counted(desk: Desk) -> None:
+    """There are servers, and nobody knows how they are."""
+    for host in desk.hosts.values():
+        host.unreachable = "no route to host"
+    assert desk("plan").out.endswith("nothing seen; 2 hosts unreachable, 2 servers wanted there and unknown.\n")
+
+
+def test_a_plan_that_apply_refuses_does_not_lead_there(desk: Desk) -> None:
+    """--prune over a folder without models would remove everything."""
+    assert desk("apply", "-y").code == 0
+    (desk.folder / "models.d/qwen.yaml").unlink()
+    said = desk("plan", "--prune")
+    assert ("2 to remove" in said.out, "Next" in said.out, "apply --prune refuses" in said.err) == (True, False, True)
+    assert desk("apply", "--prune", "-y").code == 1
+
+
+@pytest.mark.parametrize("target", ["tuning.yaml", "nowhere.yaml"])
+def test_a_link_to_no_rules_is_an_error(desk: Desk, target: str) -> None:
+    """One that leads round in a circle, and one that leads nowhere: somebody meant to have rules."""
+    (desk.folder / "tuning.yaml").symlink_to(target)
+    said = desk("validate")
+    assert (said.code, "tuning.yaml cannot be read" in said.out) == (5, True), said
+
+
+def test_a_state_that_cannot_be_written_can_be_left_unwritten(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is read-only does not keep anybody from stopping a server; of `remove` there is no such option."""
+    assert desk("apply", "-y").code == 0
+
+    def refuses(path: Path) -> BinaryIO:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(save, "replacing", refuses)
+    said = desk("stop", "qwen")
+    assert (said.code, "--no-save" in said.err) == (1, True), said
+    assert "--no-save" not in desk("remove", "qwen", "-y").err
+    assert len(desk.pids()) == 2
+    assert desk("stop", "qwen", "--no-save").code == 0
+
+
+def test_a_token_in_a_model_is_told_where_it_belongs(desk: Desk) -> None:
+    """Not where it stands already."""
+    desk.write("models.d/qwen.yaml", MODEL + f"hf_token: {TOKEN}\n")
+    said = desk("validate").out
+    assert "vmreconcile auth login, then name its source" in said
+    assert "through hf_token" not in said
+    assert TOKEN not in said
+
+
+def test_an_empty_token_source_is_called_so(desk: Desk) -> None:
+    """With what a source has."""
+    desk.write("inventory/group_vars/all.yml", "vllm_token_sources: {a: {}}\n")
+    desk.write("models.d/qwen.yaml", MODEL)
+    said = desk("validate").out
+    assert "vllm_token_sources.a is empty." in said
+    assert "cannot be a mapping" not in said
 
 
 def test_max_changes_limits_what_is_taken_down(desk: Desk) -> None:

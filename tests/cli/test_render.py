@@ -63,7 +63,8 @@ def test_a_plan_reads_from_the_host_inward(busy: World) -> None:
         "gpu9\n"
         "  ? unreachable  connection refused (10.0.0.9:22)\n"
         "\n"
-        "1 to start, 1 to retune, 1 blocked, 2 in sync; 1 host unreachable.   Next: vmreconcile apply"
+        "1 to start, 1 to retune, 1 blocked, 2 in sync; 1 host unreachable, 1 server wanted there and unknown."
+        "   Next: vmreconcile apply"
     )
 
 

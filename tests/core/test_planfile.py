@@ -79,7 +79,8 @@ def test_the_file_holds_no_secret() -> None:
     ("text", "words"),
     [
         ("", "damaged"),
-        ("not JSON", "damaged"),
+        ("name: chat\nport: 8001\n", "not a plan"),
+        ('{"kind": ', "damaged"),
         ("[]", "not a plan"),
         ('{"kind": "something"}', "not a plan"),
         ('{"kind": "vmreconcile-plan", "format_version": 2, "made_by": "vmreconcile 9"}', "vmreconcile 9"),

@@ -124,7 +124,7 @@ def check_json(check: CheckedOnHost) -> Json:
         "host": check.server.host,
         "model": question.model,
         "revision": question.revision or None,
-        "endpoint": question.endpoint,
+        "endpoint": question.address,
         "token": check.whose,
         "access": verdict.access.value,
         "detail": verdict.detail or None,

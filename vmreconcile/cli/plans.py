@@ -19,6 +19,7 @@ from vmreconcile.core.planfile import confirm, parse, render
 from vmreconcile.core.reports import apply_json, plan_json
 from vmreconcile.effects.files import read_text, write_private
 from vmreconcile.errors import UsageError, VmreconcileError
+from vmreconcile.flows.inputs import Inputs
 from vmreconcile.flows.prepare import Prepared, prepared
 from vmreconcile.flows.reconcile import Scope, checked, inventory_digest, observe_and_plan, reconcile, within
 from vmreconcile.model.outcome import Outcome
@@ -44,7 +45,10 @@ def plan(arguments: argparse.Namespace) -> int:
     else:
         _say_diagnostics(found, arguments)
         style = style_for(sys.stdout, no_color=arguments.no_color)
-        print(plan_text(found, style, explain=arguments.explain, following="vmreconcile apply"))
+        following = "" if _removes_all(arguments, inputs) else "vmreconcile apply"
+        print(plan_text(found, style, explain=arguments.explain, following=following))
+        if not following:
+            note(f"note: {arguments.models} wants no server at all: apply --prune refuses to remove every one")
         if arguments.out:
             note(f"written: {arguments.out}; carry it out with: vmreconcile apply {arguments.out}")
     return plan_code(found, detailed=arguments.detailed_exitcode)
@@ -57,13 +61,18 @@ def apply(arguments: argparse.Namespace) -> int:
         VmreconcileError: everything would be pruned, because no model wants any server.
     """
     inputs = inputs_of(arguments)
-    if arguments.prune and not inputs.desired.servers:
+    if _removes_all(arguments, inputs):
         raise VmreconcileError(
             f"{arguments.models} wants no server at all, so --prune would remove every one: nothing was changed",
             remedy="look whether the right folder was read; to remove a model's servers, give it state: absent",
         )
     with prepared(inputs, reach_of(arguments)) as ready:
         return carry_out(arguments, ready, Scope(prune=arguments.prune), Agreement(arguments, ready))
+
+
+def _removes_all(arguments: argparse.Namespace, inputs: Inputs) -> bool:
+    """Whether --prune would leave nothing, which more often is the wrong folder than what is meant."""
+    return arguments.prune and not inputs.desired.servers
 
 
 Agree: TypeAlias = Callable[[Plan], Plan | None]
@@ -122,7 +131,10 @@ class Agreement:
         if planfile is not None:
             saved = parse(read_text(planfile), str(planfile))
             if saved.inventory != inventory_digest(self._ready):
-                raise UsageError(f"{planfile} was made from another inventory", remedy="make the plan again")
+                raise UsageError(
+                    f"{planfile} was made with another --limit, or from another inventory",
+                    remedy="give the --limit that it was made with, or make the plan again",
+                )
             plan = confirm(saved, plan, within(self._ready))
         self._show(plan)
         _say_diagnostics(plan, self._arguments)

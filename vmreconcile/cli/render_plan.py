@@ -118,11 +118,12 @@ def stranger_text(what: str) -> str:
 
 
 def summary_line(plan: Plan, following: str = "") -> str:
-    """`1 to start, 1 to retune, 5 in sync; 1 host unreachable.   Next: vmreconcile apply`."""
+    """`1 to start, 1 to retune, 5 in sync; 1 host unreachable, 2 servers wanted there and unknown.   Next: …`."""
     counts = _counts(plan.changes)
-    text = ", ".join(counts) or "no servers"
-    hosts = len(plan.unreachable)
+    hosts, unknown = len(plan.unreachable), len(plan.unreachable_servers)
+    text = ", ".join(counts) or ("nothing seen" if unknown else "no servers")
     away = f"; {hosts} host{'s' if hosts > 1 else ''} unreachable" if hosts else ""
+    away += f", {unknown} server{'s' if unknown > 1 else ''} wanted there and unknown" if unknown else ""
     onward = f"   Next: {as_called(following)}" if following and plan.pending else ""
     return f"{text}{away}.{onward}"
 

@@ -74,10 +74,13 @@ def parse(text: str, file: str) -> SavedPlan:
     Raises:
         UsageError: where it is no plan file, or one of another version.
     """
+    none = UsageError(f"{file} is not a plan of vmreconcile", remedy="make one with: vmreconcile plan -o FILE")
+    if text.strip() and not text.lstrip().startswith("{"):
+        raise none
     try:
         document = json.loads(text)
-        if not isinstance(document, dict) or document.get("kind") != KIND:
-            raise UsageError(f"{file} is not a plan of vmreconcile", remedy="make one with: vmreconcile plan -o FILE")
+        if document.get("kind") != KIND:
+            raise none
         if document.get("format_version") != FORMAT_VERSION:
             made_by = document.get("made_by")
             raise UsageError(f"{file} was made by another version ({made_by})", remedy="make the plan again")

@@ -95,6 +95,7 @@ BROKEN: dict[str, tuple[str, str | bytes, str, str]] = {
     "ini undeclared child": ("hosts", "[a:children]\nb\n", "hosts:2:1", "unknown-group"),
     "ini undeclared vars": ("hosts", "[b:vars]\nx=1\n", "hosts:1:1", "unknown-group"),
     "ini kind": ("hosts", "[b:var]\nx=1\n", "hosts:1:1", "ini-section"),
+    "ini bracket": ("hosts", "[b\nx\n", "hosts:1:1", "ini-section"),
     "ini section": ("hosts", "[a b]\nx\n", "hosts:1:1", "ini-section"),
     "ini word": ("hosts", "[a]\n  x y=1 z\n", "hosts:2:3", "ini-host"),
     "ini quote": ("hosts", "[a]\nx y='1\n", "hosts:2:1", "ini-host"),

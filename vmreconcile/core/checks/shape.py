@@ -67,10 +67,12 @@ class Shape:
     def _misfit(self, path: Path, value: JsonValue, schema: _Schema) -> Finding:
         named = self._wants.get(str(path[-1])) if path else None
         hidden = isinstance(value, str) and path[-1:] in _NAME_A_TOKEN and may_be_token(value)
+        said = "what is given there" if hidden else _said(value)
+        empty = value == {} and "minProperties" in schema
         return Finding(
             path=path,
             code="wrong-value",
-            summary=f"{dotted(path) or 'The file'} cannot be {'what is given there' if hidden else _said(value)}.",
+            summary=f"{dotted(path) or 'The file'} {'is empty' if empty else f'cannot be {said}'}.",
             why=str(schema.get("errorMessage") or named or ""),
             remedy=_example(path, schema),
             suggestion="" if hidden else _meant(value, schema),

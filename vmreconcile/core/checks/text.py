@@ -40,8 +40,8 @@ def _check_text(text: str, path: Path, *, verbatim: bool, at_key: bool = False) 
             code="token-in-file",
             summary=f"{dotted(path)} holds what looks like a token.",
             why="A token in a file ends in version control, in plans and in the process list.",
-            remedy="Remove it; give the token through hf_token, an API key through VLLM_API_KEY on the host. If it was"
-            " published, revoke it.",
+            remedy="Remove it. For a token: vmreconcile auth login, then name its source (docs/tokens.md); an API key"
+            " goes through VLLM_API_KEY on the host. If it was published, revoke it.",
             at_key=at_key,
         )
     if verbatim and _too_long(text, path):

@@ -110,6 +110,8 @@ class _IniReader:
             self._error(
                 place, "ini-section", f"{line!r} is no section", "Write [GROUP], [GROUP:vars] or [GROUP:children]."
             )
+        elif line.startswith("[") and "]" not in line:
+            self._error(place, "ini-section", f"{line!r} has no ']'", "Close the bracket: [GROUP].")
         elif self.kind == "hosts":
             self._host(line, place)
         elif self.kind == "vars":
