@@ -39,6 +39,7 @@ COMMANDS = {
     "auth": "vmreconcile.cli.auth",
     "doctor": "vmreconcile.cli.doctor",
     "prefetch": "vmreconcile.cli.prefetch",
+    "fit": "vmreconcile.cli.fit",
     "add": "vmreconcile.cli.models",
     "list": "vmreconcile.cli.models:list_models",
     "remove": "vmreconcile.cli.models",

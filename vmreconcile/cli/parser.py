@@ -160,6 +160,16 @@ def _whole(text: str, least: int) -> int:
     return number
 
 
+def _fraction(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
+    return number
+
+
 def _seconds(text: str) -> float:
     try:
         number = float(text)
@@ -312,6 +322,20 @@ def _import(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
 
 
+def _fit(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = add_command(commands, "fit", "predict whether a model fits on a GPU, and how many tokens, term by term")
+    command.add_argument("model", metavar="MODEL", help="id on the Hub, a folder, or NAME@HOST of a model file")
+    command.add_argument("--gpu-memory", metavar="BYTES|NAME", help="the GPU, as 85520809984, 80GiB or H100")
+    command.add_argument("--tensor-parallel-size", type=_positive, metavar="N", help="GPUs that share each layer (1)")
+    command.add_argument("--gpu-memory-utilization", type=_fraction, metavar="F", help="0 to 1 (vLLM's default)")
+    command.add_argument("--max-model-len", type=_positive, metavar="N", help="longest context in tokens (the model's)")
+    command.add_argument("--kv-cache-dtype", metavar="T", help="auto, fp8, … (auto)")
+    command.add_argument("--max-num-seqs", type=_positive, metavar="N", help="requests at once (by the GPU)")
+    command.add_argument("--max-num-batched-tokens", type=_positive, metavar="N", help="tokens at once (by the GPU)")
+    command.add_argument("--enforce-eager", action="store_true", help="without CUDA graphs")
+    command.add_argument("--vllm-version", metavar="V", help="(the host's, else the newest known)")
+
+
 def _completion(commands: argparse._SubParsersAction[Parser]) -> None:
     command = add_command(commands, "completion", "print a completion script for a shell")
     command.add_argument("shell", choices=("bash", "zsh", "tcsh", "fish"))
@@ -335,6 +359,7 @@ COMMANDS = {
     "auth": _auth,
     "doctor": _doctor,
     "prefetch": _prefetch,
+    "fit": _fit,
     "add": _add,
     "list": _list,
     "remove": _remove,

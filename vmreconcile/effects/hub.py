@@ -29,10 +29,15 @@ OVERALL_S = 20.0
 def ask(question: Question, token: Secret | None) -> Verdict:
     """Ask whether the token may read the model; never raises for what the Hub or the network does."""
     try:
-        architectures = within(OVERALL_S, lambda: _ask(question, _api(question.endpoint, token)))
+        architectures = within(OVERALL_S, lambda: _ask(question, hub_client(question.endpoint, token)))
     except Exception as error:  # noqa: BLE001 - whatever the network, TLS or an odd answer makes of it
-        return Verdict(access=refusal(error, token), detail=_said(error, token))
+        return refused(error, token)
     return Verdict(access=Access.OK, architectures=architectures)
+
+
+def refused(error: Exception, token: Secret | None) -> Verdict:
+    """An error of huggingface_hub as a verdict, which holds no token."""
+    return Verdict(access=refusal(error, token), detail=_said(error, token))
 
 
 def refusal(error: Exception, token: Secret | None) -> Access:
@@ -73,7 +78,7 @@ def _ask(question: Question, api: HfApi) -> tuple[str, ...]:
 def whoami(token: Secret, endpoint: str) -> Identity:
     """Ask whose a token is; never raises for what the Hub or the network does."""
     try:
-        seen: object = within(OVERALL_S, lambda: _api(endpoint, token).whoami())
+        seen: object = within(OVERALL_S, lambda: hub_client(endpoint, token).whoami())
         if not isinstance(seen, dict):
             return Identity(problem="the answer is not the Hub's")
     except Exception as error:  # noqa: BLE001 - as above
@@ -146,7 +151,8 @@ def _storing_remedy(error: Exception) -> str:
     return "look at the network, or at HF_ENDPOINT"
 
 
-def _api(endpoint: str, token: Secret | None) -> HfApi:
+def hub_client(endpoint: str, token: Secret | None) -> HfApi:
+    """The Hub's client, which sends no token but the one given."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi  # noqa: PLC0415 - as above
 

@@ -65,7 +65,7 @@ def planned(shape: Shape, arguments: Mapping[str, JsonValue], gpu: Gpu, version:
     length = _count(arguments, "max_model_len")
     batches = batch(version, gpu.total, gpu.name)
     seqs = _count(arguments, "max_num_seqs") or batches.seqs
-    longest = length or shape.longest
+    longest = length or shape.context.default
     tokens = _count(arguments, "max_num_batched_tokens") or min(
         _open_tokens(arguments, batches.tokens, longest), seqs * longest
     )
@@ -116,6 +116,10 @@ def _check(shape: Shape, serving: Serving) -> None:
         raise UnfitArgumentsError(f"{heads} attention heads cannot be split over {serving.tensor_parallel} GPUs")
     if serving.pipeline_parallel > len(shape.layers):
         raise UnfitArgumentsError(f"{len(shape.layers)} layers cannot make {serving.pipeline_parallel} stages")
+    if serving.max_model_len > shape.context.limit:
+        raise UnfitArgumentsError(
+            f"a context of {serving.max_model_len} tokens is longer than the model's, {shape.context.limit}"
+        )
 
 
 def _count(arguments: Mapping[str, JsonValue], name: str) -> int | None:

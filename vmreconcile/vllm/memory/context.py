@@ -1,8 +1,9 @@
-"""The longest context that vLLM takes of a model when no `--max-model-len` is given. Pure."""
+"""Context lengths of a model: what vLLM serves by itself and at most, and rows of its rotation tables. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.memory.keys import LONGEST, Keys
@@ -11,35 +12,55 @@ WITHOUT_ANY = 2048
 """vllm/config/model.py: _get_and_verify_max_len (0.22.1), where no key says a length."""
 
 
-def longest_context(keys: Keys, model_type: str) -> int:
-    """Tokens: the smallest length that config.json names, scaled as its rotary embedding is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Tokens: the length that vLLM takes by itself, the longest that it allows, and rows of the rotation tables."""
 
-    vllm/config/model.py: _get_and_verify_max_len (0.22.1). Gemma 3 says its length scaled already; longrope stays at
-    the original length unless a longer one is asked for.
+    default: int
+    limit: int
+    rows: int
+
+
+def read_context(keys: Keys, model_type: str) -> Context:
+    """The smallest length that config.json names, scaled as its rotary embedding is.
+
+    Lengths: vllm/config/model.py: _get_and_verify_max_len (0.22.1). Gemma 3 says its length scaled already; longrope
+    stays at the original length unless a longer one is asked for. Rows: vllm/model_executor/layers/rotary_embedding
+    (0.22.1), where linear scaling multiplies them, and longrope has a short and a long table.
     """
     said = [value for name in LONGEST if (value := keys.count(name))]
     longest = keys.count("model_max_length") or min(said, default=WITHOUT_ANY)
     rope = _rope(keys)
-    kind = str(rope.get("rope_type") or rope.get("type") or "")
+    kind = str(rope.get("rope_type") or rope.get("type") or "default")
     original = _whole(rope.get("original_max_position_embeddings"))
-    if not rope or "gemma3" in model_type:
-        return longest
-    if kind in {"longrope", "su"}:
-        return keys.count("original_max_position_embeddings") or original or longest
-    if kind == "llama3":
-        return longest
-    factor = rope.get("factor")
-    scale = float(factor) if isinstance(factor, int | float) and not isinstance(factor, bool) else 1.0
-    if kind == "yarn" and original:
-        longest = original
-    return max(1, int(longest * scale)) if kind not in {"", "default", "mrope"} else longest
+    scale = _factor(rope)
+    match kind:
+        case "longrope" | "su":
+            original = keys.count("original_max_position_embeddings") or original or longest
+            return Context(default=original, limit=longest, rows=longest + original)
+        case "llama3" | "default" | "mrope":
+            return Context(default=longest, limit=longest, rows=longest)
+        case _ if "gemma3" in model_type:
+            return Context(default=longest, limit=longest, rows=int(longest * scale) + longest)
+        case "yarn" if original:
+            longest = original
+        case _:
+            pass
+    scaled = max(1, int(longest * scale))
+    return Context(default=scaled, limit=scaled, rows=scaled)
 
 
 def _rope(keys: Keys) -> Mapping[str, JsonValue]:
     """`rope_scaling`, or `rope_parameters` as newer files have it, alone or one for each kind of layer."""
     rope = keys.part("rope_scaling") or keys.part("rope_parameters")
-    inner = next((part for part in rope.values() if isinstance(part, Mapping)), None)
-    return inner if inner is not None and "rope_type" not in rope else rope
+    parts = [part for part in rope.values() if isinstance(part, Mapping)]
+    scaled = [part for part in parts if part.get("factor")]
+    return (scaled or parts)[0] if parts and "rope_type" not in rope else rope
+
+
+def _factor(rope: Mapping[str, JsonValue]) -> float:
+    factor = rope.get("factor")
+    return float(factor) if isinstance(factor, int | float) and not isinstance(factor, bool) and factor > 0 else 1.0
 
 
 def _whole(value: JsonValue) -> int:

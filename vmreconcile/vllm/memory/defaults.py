@@ -36,6 +36,7 @@ class Behaviour:
     `counts_graphs`: sets memory aside for CUDA graphs. `second_runner`: uses the newer model runner, which, with
     `copies_logits`, makes a 32-bit copy of the logits. `sorts`: samples through a sort. `batches` may be in flight.
     `tokens_by_group`: reports tokens as blocks a group. `non_torch` bytes go to kernels and the driver.
+    `measured`: the prediction was compared with real runs of about this version (docs/fit.md).
     """
 
     utilization: float
@@ -46,6 +47,7 @@ class Behaviour:
     batches: int
     tokens_by_group: bool
     non_torch: int
+    measured: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ def behaviour(version: str | None, shape: Shape) -> Behaviour:
         batches=2 if number >= (0, 26) else 1,
         tokens_by_group=number < (0, 22),
         non_torch=NON_TORCH if number >= (0, 18) else NON_TORCH // 2,
+        measured=(0, 17) <= number < (0, 23),
     )
 
 

@@ -127,7 +127,7 @@ def _stage(planned: Planned, stage: Stage, stored: int | None) -> Prediction:
         verdict=Verdict.OK,
         uncertainty=_uncertainty(planned, terms, from_files=stored is not None),
         from_files=stored is not None,
-        doubts=shape.doubts,
+        doubts=(*shape.doubts, *(f"its {part} part is only estimated" for part in shape.beside)),
     )
     found = replace(found, verdict=_verdict(found))
     return found if found.verdict is Verdict.OK else _mended(found, pages)
@@ -137,7 +137,7 @@ def _verdict(found: Prediction) -> Verdict:
     """What will happen; unknown where the shape is in doubt and the bracket holds more than one answer."""
     low, high = (_outcome(found, found.kv_bytes + sign * found.uncertainty, sign) for sign in (-1, 1))
     middle = _outcome(found, found.kv_bytes, 0)
-    in_doubt = not found.planned.shape.known
+    in_doubt = not found.planned.shape.known or bool(found.planned.shape.beside)
     return Verdict.UNKNOWN if in_doubt and not low == middle == high else middle
 
 
@@ -177,5 +177,7 @@ def _uncertainty(planned: Planned, terms: Terms, *, from_files: bool) -> int:
         weights = max(weights, 0.05 if shape.quantisation.known else 0.5)
     rest = 0.05 * terms.activation + 0.4 * terms.graphs + planned.gpu.uncertainty * serving.utilization
     rest += GIB // 2 if serving.tensor_parallel > 1 else 0
-    rest += (1.0 * GIB + 0.25 * terms.activation) if shape.doubts else 0.0
+    rest += 0 if planned.behaviour.measured else GIB // 2
+    rest += (GIB + 0.25 * terms.activation) if shape.doubts or shape.beside else 0.0
+    rest += 0.5 * shape.extra * shape.itemsize if not from_files else 0.0
     return int(terms.weights * weights + rest + GIB // 8)

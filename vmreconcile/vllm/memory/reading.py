@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vmreconcile.model.values import JsonValue
-from vmreconcile.vllm.memory.context import longest_context
+from vmreconcile.vllm.memory.context import read_context
 from vmreconcile.vllm.memory.families import FAMILIES, Family
 from vmreconcile.vllm.memory.keys import (
     ACTIVE,
@@ -61,7 +61,7 @@ def read_shape(config: Mapping[str, JsonValue], *, itemsize: int = 2) -> Shape:
         raise UnknownShapeError(f"config.json says {layers} layers")
     traits = _traits(keys, family)
     attention = _attention(keys, family, hidden, heads)
-    doubts = [*_doubts(keys, kind), *_outside_doubts(config)]
+    doubts = _doubts(keys, kind)
     return Shape(
         architecture=_architecture(config),
         model_type=kind,
@@ -69,7 +69,7 @@ def read_shape(config: Mapping[str, JsonValue], *, itemsize: int = 2) -> Shape:
         vocabulary=vocabulary,
         layers=_layers(keys, family, attention, layers),
         itemsize=itemsize,
-        longest=longest_context(keys, kind),
+        context=read_context(keys, kind),
         tied=Keys(config, {}).flag(
             "tie_word_embeddings", default=keys.flag("tie_word_embeddings", default=family.tied)
         ),
@@ -81,6 +81,7 @@ def read_shape(config: Mapping[str, JsonValue], *, itemsize: int = 2) -> Shape:
         quantisation=_quantisation(config, text),
         known=kind in FAMILIES and not doubts,
         doubts=tuple(doubts),
+        beside=tuple(name for name, _ in _parts(config)),
     )
 
 
@@ -238,7 +239,8 @@ def _rotary_dim(keys: Keys, family: Family, attention: Attention) -> int:
 
 def _parts(config: Mapping[str, JsonValue]) -> list[tuple[str, Keys]]:
     names = ("vision_config", "audio_config", "encoder_config", "vision_tower_config")
-    return [(name, Keys(part, {})) for name in names if isinstance(part := config.get(name), Mapping) and part]
+    found = [(name, part) for name in names if isinstance(part := config.get(name), Mapping) and part]
+    return [(name.removesuffix("_config").removesuffix("_tower"), Keys(part, {})) for name, part in found]
 
 
 def _outside(config: Mapping[str, JsonValue]) -> int:
@@ -250,7 +252,3 @@ def _outside(config: Mapping[str, JsonValue]) -> int:
         inner = keys.count("intermediate_size", "encoder_ffn_dim") or 4 * width
         total += depth * (4 * width * width + 2 * width * inner) + 3 * width * (keys.count("patch_size") or 14) ** 2
     return total
-
-
-def _outside_doubts(config: Mapping[str, JsonValue]) -> list[str]:
-    return [f"its {name.removesuffix('_config')} part is only estimated" for name, _ in _parts(config)]

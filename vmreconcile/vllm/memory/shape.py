@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vmreconcile.vllm.memory.context import Context
 from vmreconcile.vllm.memory.quantisation import Quantisation
 
 
@@ -77,11 +78,12 @@ class Traits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A whole model. `itemsize` is that of its 16-bit (or 32-bit) numbers in bytes, `longest` its context in tokens.
+    """A whole model. `itemsize` is that of its 16-bit (or 32-bit) numbers in bytes.
 
     `learned_positions` counts rows of a position table, 0 for none; `embedding` is the width of the embedding where
-    it is not the hidden size (OPT-350m). `extra` counts parameters outside the decoder (a vision tower), estimated.
-    `doubts` says why this may be wrong, "" for nothing; with doubts a prediction is a bracket.
+    it is not the hidden size (OPT-350m). `rotary_dim` numbers make one row of the rotation tables, 0 without them.
+    `extra` counts parameters outside the decoder (a vision tower), estimated, and `beside` says of what. `doubts` say
+    why the decoder may be another than this; `known`: the family is known, and there is no doubt.
     """
 
     architecture: str
@@ -90,7 +92,7 @@ class Shape:
     vocabulary: int
     layers: tuple[Layer, ...]
     itemsize: int
-    longest: int
+    context: Context
     tied: bool
     traits: Traits = field(default_factory=Traits)
     embedding: int = 0
@@ -100,3 +102,4 @@ class Shape:
     quantisation: Quantisation | None = None
     known: bool = True
     doubts: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()

@@ -64,12 +64,8 @@ def item_bytes(shape: Shape, matrix: Matrix) -> float:
 
 
 def rotary_table(shape: Shape) -> int:
-    """Elements of the table of rotations (vllm/model_executor/layers/rotary_embedding/base.py, 0.22.1).
-
-    A model with windows has one for each kind of layer where their bases differ (Gemma 3).
-    """
-    tables = 2 if shape.model_type.startswith("gemma3") else 1
-    return shape.longest * shape.rotary_dim * tables
+    """Elements of the tables of rotations."""
+    return shape.context.rows * shape.rotary_dim
 
 
 def _ends(shape: Shape, stage: Stage, serving: Serving) -> Iterator[Matrix]:

@@ -1,0 +1,235 @@
+"""Would it fit? The files of a model read where they are, the GPU's memory found, and the prediction made of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vmreconcile.core.access import endpoint_of, offline, remedy, told
+from vmreconcile.core.fitting import Fit, Unpredicted
+from vmreconcile.core.tuning import tuned
+from vmreconcile.effects.checkpoint import Checkpoint, HubError, read_cached, read_folder, read_hub
+from vmreconcile.effects.hub import ask
+from vmreconcile.effects.local_gpus import read_local_gpus
+from vmreconcile.effects.token import hub_folder
+from vmreconcile.errors import Diagnostic, InputError, Place, UnreachableError, UsageError, VmreconcileError
+from vmreconcile.flows.prepare import Prepared
+from vmreconcile.model.access import Access, Question
+from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.observed import Gpu as SeenGpu
+from vmreconcile.model.observed import HostView, InstalledVllm
+from vmreconcile.model.secret import Secret
+from vmreconcile.model.values import JsonValue
+from vmreconcile.vllm.catalogue import catalogue_for
+from vmreconcile.vllm.memory.arguments import Gpu, UnfitArgumentsError, planned
+from vmreconcile.vllm.memory.gpus import UnknownGpuError, gpu_of, seen_gpu
+from vmreconcile.vllm.memory.kv import UnevenPagesError
+from vmreconcile.vllm.memory.predict import Prediction, predict
+from vmreconcile.vllm.memory.reading import UnknownShapeError, read_shape
+from vmreconcile.vllm.memory.stored import total_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A model to fit: a folder or an id on the Hub, its vLLM arguments by canonical name, and how to read it.
+
+    `source` names the token's source, "" for none. `version` "" is the newest vLLM known.
+    """
+
+    model: str
+    arguments: Mapping[str, JsonValue]
+    environ: Mapping[str, str]
+    home: Path
+    revision: str = ""
+    version: str = ""
+    source: str = ""
+    token: Secret | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What the command line says over a desired server's own settings."""
+
+    arguments: Mapping[str, JsonValue] = field(default_factory=dict)
+    gpu: Gpu | None = None
+    version: str = ""
+
+
+def fit(wanted: Wanted, gpu: Gpu) -> Fit:
+    """Predict.
+
+    Raises:
+        InputError: the model's files, or the arguments, cannot be used.
+        VmreconcileError: the model cannot be read.
+    """
+    checkpoint = read_model(wanted)
+    version = wanted.version or catalogue_for(None).version
+    answer = _answer(wanted, checkpoint, gpu, version)
+    return Fit(
+        model=wanted.model,
+        source=checkpoint.source,
+        gpu=gpu.name,
+        gpu_memory=gpu.total,
+        vllm_version=version,
+        answer=answer,
+    )
+
+
+def _answer(wanted: Wanted, checkpoint: Checkpoint, gpu: Gpu, version: str) -> Prediction | Unpredicted:
+    try:
+        shape = read_shape(checkpoint.config)
+    except UnknownShapeError as error:
+        held = total_bytes(checkpoint.tensors) if checkpoint.tensors else None
+        return Unpredicted(reason=f"this model is not known here: {error}", weights=held)
+    try:
+        return predict(planned(shape, wanted.arguments, gpu, version), checkpoint.tensors)
+    except UnevenPagesError as error:
+        return Unpredicted(reason=f"the layers of this model have caches of different sizes ({error})")
+    except UnfitArgumentsError as error:
+        place = Place(file=wanted.model)
+        problem = Diagnostic(
+            place=place, code="fit-arguments", summary=f"vLLM does not start so: {error}", remedy="change that argument"
+        )
+        raise InputError((problem,)) from None
+
+
+def read_model(wanted: Wanted) -> Checkpoint:
+    """A folder where one is named; else what the cache has in full; else the Hub; else what the cache has.
+
+    Raises:
+        InputError: the files cannot be used.
+        VmreconcileError: nobody has the model.
+    """
+    path = Path(wanted.model).expanduser()
+    if wanted.model.startswith(("/", "./", "../", "~")) or path.is_dir():
+        return read_folder(path)
+    cache = cache_folder(wanted)
+    cached = read_cached(wanted.model, wanted.revision, cache)
+    if cached is not None and (cached.tensors is not None or offline(wanted.environ)):
+        return cached
+    if offline(wanted.environ):
+        raise VmreconcileError(
+            f"{wanted.model} is neither a folder nor in {cache}, and HF_HUB_OFFLINE is set",
+            remedy="unset HF_HUB_OFFLINE, or name a folder that holds its config.json",
+        )
+    question = Question(
+        model=wanted.model, revision=wanted.revision, endpoint=endpoint_of(wanted.environ), source=wanted.source
+    )
+    try:
+        return read_hub(question, wanted.token, cache)
+    except HubError as error:
+        if cached is not None:
+            return cached
+        raise _refused(question, wanted, error) from None
+
+
+def cache_folder(wanted: Wanted) -> Path:
+    """The Hub client's cache: huggingface_hub.constants.HF_HUB_CACHE."""
+    said = wanted.environ.get("HF_HUB_CACHE") or wanted.environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(said).expanduser() if said else hub_folder(wanted.environ, wanted.home) / "hub"
+
+
+def _refused(question: Question, wanted: Wanted, error: HubError) -> VmreconcileError:
+    """Why the Hub did not give the model, in the words of `auth check`."""
+    verdict = ask(question, wanted.token)
+    if verdict.access is Access.OK:
+        return VmreconcileError(f"{question.model}: {error}", remedy="name a folder that holds its config.json")
+    return VmreconcileError(told(question, verdict), remedy=remedy(question, verdict))
+
+
+def local_gpu() -> Gpu:
+    """This machine's own GPU, the smallest of several.
+
+    Raises:
+        UsageError: it has none.
+    """
+    found = [seen_gpu(name, total) for name, total in read_local_gpus()]
+    if not found:
+        raise UsageError(
+            "which GPU? there is none on this machine", remedy="give one, as in --gpu-memory H100 or --gpu-memory 80GiB"
+        )
+    return min(found, key=lambda gpu: gpu.total)
+
+
+def given_gpu(text: str) -> Gpu:
+    """The GPU that `--gpu-memory` names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    try:
+        return gpu_of(text)
+    except UnknownGpuError as error:
+        near = f"; did you mean {error.near!r}?" if error.near else ""
+        raise UsageError(
+            f"--gpu-memory: {error}{near}", remedy="give bytes, a size such as 80GiB, or a name such as H100"
+        ) from None
+
+
+def fit_server(server: DesiredServer, prepared: Prepared, changes: Changes) -> Fit:
+    """Predict for a desired server, on its host's GPUs and with its host's vLLM unless `changes` name others.
+
+    Raises:
+        InputError: as `fit`.
+        UnreachableError: the host must be looked at, and cannot be.
+        VmreconcileError: as `fit`; the host has no GPU for it.
+    """
+    host = _pretended(server, changes) if changes.gpu else _seen(server, prepared)
+    version = changes.version or host.installed(server.executable).version or ""
+    gpu = changes.gpu or host_gpu(server, host)
+    server = tuned(server, host, catalogue_for(version or None))[0]
+    options = prepared.hub.options
+    wanted = Wanted(
+        model=server.model,
+        arguments={name: setting.value for name, setting in server.settings.items()} | dict(changes.arguments),
+        environ={**options.environ, **{name: str(each.value) for name, each in server.env.items()}},
+        home=options.home,
+        revision=server.revision or "",
+        version=version,
+        source=server.token or "",
+        token=prepared.secrets.get(server.token or ""),
+    )
+    return fit(wanted, gpu)
+
+
+def _seen(server: DesiredServer, prepared: Prepared) -> HostView:
+    view = prepared.fleet.observe([server.id.host], once=True)
+    if view.unreachable:
+        lost = view.unreachable[0]
+        raise UnreachableError(f"{lost.host}: {lost.reason}", remedy=lost.remedy or "give the GPU with --gpu-memory")
+    return view.hosts[0]
+
+
+def _pretended(server: DesiredServer, changes: Changes) -> HostView:
+    """A host that is not looked at, for the tuning rules: the GPU given, and the vLLM given."""
+    gpu = changes.gpu or Gpu(total=0)
+    card = SeenGpu(index=0, uuid="", name=gpu.name, memory_total=gpu.total, memory_used=0, memory_free=gpu.total)
+    vllm = InstalledVllm(asked=server.executable, path=None, version=changes.version or None)
+    return HostView(
+        host=server.id.host,
+        now=0.0,
+        boot_id="",
+        uid=0,
+        user="",
+        config_dir="",
+        state_dir="",
+        gpus=(card,),
+        vllm=(vllm,),
+    )
+
+
+def host_gpu(server: DesiredServer, host: HostView) -> Gpu:
+    """The smallest GPU that the server may get.
+
+    Raises:
+        VmreconcileError: the host has none that it may get.
+    """
+    wanted = server.gpus if isinstance(server.gpus, tuple) else tuple(gpu.index for gpu in host.gpus)
+    found = [gpu for gpu in host.gpus if gpu.index in wanted and gpu.memory_total]
+    missing = [str(index) for index in wanted if index not in {gpu.index for gpu in found}]
+    if not found or missing:
+        why = f"it has no GPU {', '.join(missing)}" if missing else host.gpu_problem or "it has no GPU"
+        raise VmreconcileError(f"{host.host}: {why}", remedy="give the GPU with --gpu-memory, as in --gpu-memory H100")
+    least = min(found, key=lambda gpu: gpu.memory_total)
+    return seen_gpu(least.name, least.memory_total)
