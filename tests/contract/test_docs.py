@@ -72,6 +72,14 @@ def test_the_picture_is_what_the_tool_prints(tmp_path: Path) -> None:
     assert drawn.read_text() == (ROOT / "docs/plan.svg").read_text()
 
 
+def test_the_tables_of_fit_are_what_the_code_predicts(tmp_path: Path) -> None:
+    """docs/fit.md holds what scripts/fit-table writes from the recorded runs."""
+    page = tmp_path / "fit.md"
+    page.write_text((ROOT / "docs/fit.md").read_text())
+    subprocess.run([sys.executable, ROOT / "scripts/fit-table", page], check=True)
+    assert page.read_text() == (ROOT / "docs/fit.md").read_text()
+
+
 def test_modules_are_not_called_by_empty_words() -> None:
     """No module is named by one of the words that say nothing (docs/contributing.md)."""
     empty = {"helper", "helpers", "utils", "util", "common", "misc", "manager", "handler", "data", "info"}

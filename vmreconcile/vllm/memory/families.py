@@ -113,6 +113,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "glm4": Family(traits=Traits(qkv_bias=True, norms=4), head_dim=128),
         "glm4_moe": Family(traits=Traits(qkv_bias=True)),
         "nemotron": Family(traits=Traits(gated=False, norm_bias=True)),
+        "apertus": Family(traits=Traits(gated=False, qk_norm=True)),
         "arcee": Family(traits=Traits(gated=False)),
         "exaone": Family(),
         "smollm3": Family(tied=True),

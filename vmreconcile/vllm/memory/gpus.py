@@ -68,6 +68,10 @@ def gpu_of(text: str) -> Gpu:
     Raises:
         UnknownGpuError: it is neither.
     """
+    wanted = _plain(text)
+    named = {_plain(name): gpu for gpu in known_gpus() for name in (gpu.name, *gpu.aliases)}
+    if wanted in named:
+        return Gpu(total=named[wanted].cuda, name=named[wanted].name)
     size = _SIZE.fullmatch(text.strip())
     unit = size[2].lower() if size else ""
     if size and unit in UNITS:
@@ -75,10 +79,6 @@ def gpu_of(text: str) -> Gpu:
         if total < LEAST or total >= 1 << 50:
             raise UnknownGpuError(f"{text} is no GPU's memory: give bytes, or a size such as 80GiB")
         return _same_total(total) or Gpu(total=total)
-    wanted = _plain(text)
-    named = {_plain(name): gpu for gpu in known_gpus() for name in (gpu.name, *gpu.aliases)}
-    if wanted in named:
-        return Gpu(total=named[wanted].cuda, name=named[wanted].name)
     aliases = [gpu.aliases[0] for gpu in known_gpus()]
     near = difflib.get_close_matches(text.lower(), aliases, n=1)
     raise UnknownGpuError(f"{text!r} is neither a size nor a GPU known here", near[0] if near else "")

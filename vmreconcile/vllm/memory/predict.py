@@ -172,7 +172,7 @@ def _uncertainty(planned: Planned, terms: Terms, *, from_files: bool) -> int:
     shape, serving = planned.shape, planned.serving
     weights = 0.005 if from_files else 0.01
     if not shape.known and not from_files:
-        weights = 0.25 if shape.doubts else 0.1
+        weights = 0.35 if shape.doubts else 0.05
     if shape.quantisation is not None and not from_files:
         weights = max(weights, 0.05 if shape.quantisation.known else 0.5)
     rest = 0.05 * terms.activation + 0.4 * terms.graphs + planned.gpu.uncertainty * serving.utilization
@@ -180,4 +180,4 @@ def _uncertainty(planned: Planned, terms: Terms, *, from_files: bool) -> int:
     rest += 0 if planned.behaviour.measured else GIB // 2
     rest += (GIB + 0.25 * terms.activation) if shape.doubts or shape.beside else 0.0
     rest += 0.5 * shape.extra * shape.itemsize if not from_files else 0.0
-    return int(terms.weights * weights + rest + GIB // 8)
+    return int(terms.weights * weights + rest + GIB // 4)

@@ -31,6 +31,9 @@ STRANGE = (
 )
 """Beginnings of keys that tell of layers that this model of memory does not know."""
 
+GATED = frozenset({"silu", "swish", "swiglu", "geglu", "gelu_pytorch_tanh"})
+"""Activations that almost always come with a gate; without one a third of a layer's dense part is not there."""
+
 KINDS = {"full_attention": "full", "attention": "full", "sliding_attention": "window", "chunked_attention": "chunk"}
 """What `layer_types` may say of a layer."""
 
@@ -102,6 +105,8 @@ def _doubts(keys: Keys, kind: str) -> list[str]:
         found.append("it has an encoder")
     if kind not in FAMILIES and not keys.count(*INNER) and not keys.count("moe_intermediate_size"):
         found.append("it does not say how wide its layers are")
+    if kind not in FAMILIES and (keys.text("hidden_act") or keys.text("hidden_activation")) not in GATED:
+        found.append("its layers may have one matrix less")
     return found
 
 
