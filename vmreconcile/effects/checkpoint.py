@@ -1,11 +1,12 @@
 """What a model's files say of it: config.json and the headers of its safetensors, from a folder, the cache or the Hub.
 
-Reads no weights. Imports huggingface_hub only when the cache or the Hub is asked.
+Reads no weights. Imports huggingface_hub only when the Hub is asked.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from vmreconcile.vllm.memory.stored import Tensor
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+_ID = re.compile(r"[\w][\w.-]*(?:/[\w.-]+)?", re.ASCII)
+_REVISION = re.compile(r"[\w][\w./-]*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{6,64}")
 LONGEST_TEXT = 16 << 20
 LONGEST_HEADER = 100_000_000
 """The safetensors format's own limit."""
@@ -59,17 +63,22 @@ def read_folder(folder: Path) -> Checkpoint:
 def read_cached(model: str, revision: str, cache: Path) -> Checkpoint | None:
     """Read what the Hub's cache has of a model, None for nothing.
 
+    The layout is huggingface_hub's (docs: "Understand caching"): `refs/REVISION` holds a commit, `snapshots/COMMIT` the
+    files. Its own function for this would cost its import.
+
     Raises:
         InputError: what is there is damaged.
     """
-    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - 60 ms
-    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415 - as above
-
-    try:
-        found = try_to_load_from_cache(model, CONFIG, cache_dir=cache, revision=revision or None)
-    except HFValidationError:
+    name = revision or "main"
+    if not _ID.fullmatch(model) or not _REVISION.fullmatch(name) or ".." in name:
         return None
-    return read_folder(Path(found).parent) if isinstance(found, str) else None
+    place = cache / f"models--{model.replace('/', '--')}"
+    try:
+        commit = (place / "refs" / name).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        commit = name
+    folder = place / "snapshots" / commit
+    return read_folder(folder) if _COMMIT.fullmatch(commit) and (folder / CONFIG).is_file() else None
 
 
 def read_hub(question: Question, token: Secret | None, cache: Path) -> Checkpoint:
@@ -80,8 +89,8 @@ def read_hub(question: Question, token: Secret | None, cache: Path) -> Checkpoin
         InputError: the model has no config.json, or what it gives is none.
     """
     from huggingface_hub.errors import (  # noqa: PLC0415 - 60 ms
-        EntryNotFoundError,
         NotASafetensorsRepoError,
+        RemoteEntryNotFoundError,
         SafetensorsParsingError,
     )
 
@@ -89,9 +98,11 @@ def read_hub(question: Question, token: Secret | None, cache: Path) -> Checkpoin
     revision = question.revision or None
     try:
         path = client.hf_hub_download(question.model, CONFIG, revision=revision, cache_dir=cache)
-    except EntryNotFoundError:
+    except RemoteEntryNotFoundError:
         place = Path(question.model)
-        raise _problem(place, "fit-no-config", f"it has no {CONFIG}", "name a model in the format of Transformers") from None
+        raise _problem(
+            place, "fit-no-config", f"it has no {CONFIG}", "name a model in the format of Transformers"
+        ) from None
     except Exception as error:  # noqa: BLE001 - whatever the network, TLS or an odd answer makes of it
         raise HubError(refused(error, token)) from None
     tensors: tuple[Tensor, ...] | None = None

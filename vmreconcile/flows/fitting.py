@@ -10,12 +10,11 @@ from vmreconcile.core.access import endpoint_of, offline, remedy, told
 from vmreconcile.core.fitting import Fit, Unpredicted
 from vmreconcile.core.tuning import tuned
 from vmreconcile.effects.checkpoint import Checkpoint, HubError, read_cached, read_folder, read_hub
-from vmreconcile.effects.hub import ask
 from vmreconcile.effects.local_gpus import read_local_gpus
 from vmreconcile.effects.token import hub_folder
 from vmreconcile.errors import Diagnostic, InputError, Place, UnreachableError, UsageError, VmreconcileError
 from vmreconcile.flows.prepare import Prepared
-from vmreconcile.model.access import Access, Question
+from vmreconcile.model.access import Question
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.observed import Gpu as SeenGpu
 from vmreconcile.model.observed import HostView, InstalledVllm
@@ -121,21 +120,13 @@ def read_model(wanted: Wanted) -> Checkpoint:
     except HubError as error:
         if cached is not None:
             return cached
-        raise _refused(question, wanted, error) from None
+        raise VmreconcileError(told(question, error.verdict), remedy=remedy(question, error.verdict)) from None
 
 
 def cache_folder(wanted: Wanted) -> Path:
     """The Hub client's cache: huggingface_hub.constants.HF_HUB_CACHE."""
     said = wanted.environ.get("HF_HUB_CACHE") or wanted.environ.get("HUGGINGFACE_HUB_CACHE")
     return Path(said).expanduser() if said else hub_folder(wanted.environ, wanted.home) / "hub"
-
-
-def _refused(question: Question, wanted: Wanted, error: HubError) -> VmreconcileError:
-    """Why the Hub did not give the model, in the words of `auth check`."""
-    verdict = ask(question, wanted.token)
-    if verdict.access is Access.OK:
-        return VmreconcileError(f"{question.model}: {error}", remedy="name a folder that holds its config.json")
-    return VmreconcileError(told(question, verdict), remedy=remedy(question, verdict))
 
 
 def local_gpu() -> Gpu:
