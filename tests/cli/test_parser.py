@@ -22,6 +22,7 @@ REQUIRED = {
     "restart": ["m"],
     "add": ["m", "org/m", "--port", "1"],
     "remove": ["m"],
+    "fit": ["org/m"],
     "import": ["models.json"],
     "completion": ["bash"],
 }
@@ -53,6 +54,10 @@ OWN = {
     "auth check": {"--no-cache"},
     "add": {"--port", "--hosts", "--priority", "--gpu-memory", "--max-len", "--tensor-parallel"},
     "remove": {"-y"},
+    "fit": {
+        *("--gpu-memory", "--tensor-parallel-size", "--gpu-memory-utilization", "--max-model-len", "--kv-cache-dtype"),
+        *("--max-num-seqs", "--max-num-batched-tokens", "--enforce-eager", "--vllm-version"),
+    },
     "import": {"--hosts", "--with-token", "--dry-run"},
 }
 

@@ -6,7 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vllm.memory.recorded import MODELS, said
-from vmreconcile.vllm.memory.predict import Prediction, Verdict
+from vmreconcile.model.values import JsonValue
+from vmreconcile.vllm.memory.arguments import Gpu, UnfitArgumentsError, planned
+from vmreconcile.vllm.memory.kv import UnevenPagesError
+from vmreconcile.vllm.memory.predict import Prediction, Verdict, predict
+from vmreconcile.vllm.memory.reading import UnknownShapeError, read_shape
 
 NAMES = st.sampled_from(sorted(MODELS))
 SHARES = st.floats(min_value=0.05, max_value=0.95)
@@ -77,3 +81,38 @@ def test_half_the_bytes_hold_twice_the_tokens(model: str) -> None:
     """An fp8 KV cache."""
     whole, half = said(model), said(model, kv_cache_dtype="fp8")
     assert abs(half.tokens - 2 * whole.tokens) <= 4 * 16 * whole.planned.serving.max_model_len / 1000 + 64
+
+
+ODD: st.SearchStrategy[JsonValue] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 1 << 45),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.text(max_size=5),
+    st.lists(st.integers(-3, 99), max_size=3),
+    st.sampled_from([0, 1, float("inf"), float("nan"), 1e-9]),
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["yarn", "linear", "longrope", "new"]),
+            "quant_method": st.sampled_from(["awq", "fp8", "mxfp4", "compressed-tensors", "new"]),
+            "factor": st.one_of(st.floats(), st.integers(), st.none()),
+            "bits": st.one_of(st.floats(), st.integers()),
+            "group_size": st.one_of(st.floats(), st.integers()),
+        }
+    ),
+)
+
+
+@given(NAMES, st.data())
+def test_whatever_a_config_holds_it_is_answered_or_refused(model: str, data: st.DataObject) -> None:
+    """Any value under any key: a prediction, or an error with a name."""
+    config = dict(MODELS[model])
+    names = [*config, "quantization_config", "rope_scaling", "head_dim", "sliding_window", "partial_rotary_factor"]
+    for key in data.draw(st.lists(st.sampled_from(sorted(set(names))), min_size=1, max_size=3)):
+        config[key] = data.draw(ODD)
+    try:
+        found = predict(planned(read_shape(config), {}, Gpu(total=80 << 30), "0.22.1"))
+    except (UnknownShapeError, UnfitArgumentsError, UnevenPagesError):
+        return
+    assert found.verdict in set(Verdict)
+    assert found.tokens >= 0

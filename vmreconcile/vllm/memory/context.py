@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmreconcile.model.values import JsonValue
-from vmreconcile.vllm.memory.keys import LONGEST, Keys
+from vmreconcile.vllm.memory.keys import LONGEST, Keys, positive
 
 WITHOUT_ANY = 2048
 """vllm/config/model.py: _get_and_verify_max_len (0.22.1), where no key says a length."""
@@ -33,7 +33,7 @@ def read_context(keys: Keys, model_type: str) -> Context:
     rope = _rope(keys)
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
     original = _whole(rope.get("original_max_position_embeddings"))
-    scale = _factor(rope)
+    scale = positive(rope.get("factor")) or 1.0
     match kind:
         case "longrope" | "su":
             original = keys.count("original_max_position_embeddings") or original or longest
@@ -56,11 +56,6 @@ def _rope(keys: Keys) -> Mapping[str, JsonValue]:
     parts = [part for part in rope.values() if isinstance(part, Mapping)]
     scaled = [part for part in parts if part.get("factor")]
     return (scaled or parts)[0] if parts and "rope_type" not in rope else rope
-
-
-def _factor(rope: Mapping[str, JsonValue]) -> float:
-    factor = rope.get("factor")
-    return float(factor) if isinstance(factor, int | float) and not isinstance(factor, bool) and factor > 0 else 1.0
 
 
 def _whole(value: JsonValue) -> int:

@@ -51,9 +51,8 @@ class Keys:
         return None
 
     def number(self, name: str) -> float | None:
-        """A number, None for anything else."""
-        value = self._values.get(name)
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        """A number above 0, None for anything else."""
+        return positive(self._values.get(name))
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         """A truth value."""
@@ -80,6 +79,13 @@ class Keys:
         """An object, empty for anything else."""
         value = self._values.get(name)
         return value if isinstance(value, Mapping) else {}
+
+
+def positive(value: JsonValue) -> float | None:
+    """A number above 0 that a size or a scale may be, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < LARGEST:
+        return None
+    return float(value)
 
 
 def text_part(config: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:

@@ -14,6 +14,9 @@ MXFP4_BYTES = 4 / 8 + 1 / 32
 NVFP4_BYTES = 4 / 8 + 1 / 16
 """Four bits, and one byte of scale for 16 of them (vllm/model_executor/layers/quantization/modelopt.py, 0.22.1)."""
 
+MOST = 1 << 20
+"""No group of weights is larger."""
+
 BNB4_BYTES = 4 / 8 + 4 / 64
 """Four bits, and a 32-bit scale for 64 of them (bitsandbytes' default block size)."""
 
@@ -63,7 +66,8 @@ def _kv_bytes(said: Mapping[str, JsonValue]) -> float:
 def method_of(method: str, bits: float = 0.0, said: Mapping[str, JsonValue] | None = None) -> Quantisation:
     """The quantisation of a method by its name in vLLM, as `--quantization` gives it too."""
     said = said or {}
-    group = _number(said, "group_size") or _number(said, "q_group_size") or 128.0
+    whole_columns = said.get("group_size") == -1
+    group = 0.0 if whole_columns else _number(said, "group_size") or _number(said, "q_group_size") or 128.0
     match method.lower().replace("_", "-"):
         case name if name.replace("-", "_") in FP8_METHODS:
             return Quantisation(method="fp8", weight_bytes=1.0)
@@ -101,5 +105,7 @@ def _compressed(said: Mapping[str, JsonValue]) -> Quantisation:
 
 
 def _number(said: Mapping[str, JsonValue], name: str) -> float:
+    """A number from 1 that bits or a group may be; 0 for anything else."""
     value = said.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < MOST
+    return float(value) if fits else 0.0  # type: ignore[arg-type] # it is a number

@@ -64,6 +64,8 @@ def read_shape(config: Mapping[str, JsonValue], *, itemsize: int = 2) -> Shape:
         raise UnknownShapeError(f"config.json says {layers} layers")
     traits = _traits(keys, family)
     attention = _attention(keys, family, hidden, heads)
+    if not attention.head_dim or not attention.value_dim:
+        raise UnknownShapeError("config.json does not say how large a head is")
     doubts = _doubts(keys, kind)
     return Shape(
         architecture=_architecture(config),
