@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from vmreconcile import __version__
+from vmreconcile.cli.numbers import count, fraction, positive, seconds
 from vmreconcile.model.showing import masked
 
 USAGE_EXIT = 64
@@ -118,11 +119,11 @@ def add_command(commands: argparse._SubParsersAction[Parser], name: str, about: 
     )
     shared.add_argument("--json", action="store_true", help="print one JSON document")
     shared.add_argument(
-        *forks, type=_positive, default=20, metavar="N", help="hosts, and questions to the Hub, at a time (20)"
+        *forks, type=positive, default=20, metavar="N", help="hosts, and questions to the Hub, at a time (20)"
     )
     shared.add_argument("-v", "--verbose", action="count", default=0, help="say more on standard error")
     shared.add_argument("--no-color", action="store_true", help="no colours")
-    shared.add_argument("--timeout", type=_seconds, default=10.0, metavar="S", help="to connect, in seconds (10)")
+    shared.add_argument("--timeout", type=seconds, default=10.0, metavar="S", help="to connect, in seconds (10)")
     shared.add_argument("--no-input", action="store_true", help="never ask")
     shared.add_argument(
         "--accept-new-host-keys", action="store_true", help="record host keys not seen before (never changed ones)"
@@ -139,45 +140,6 @@ def _named(text: str) -> str:
 
 def _path(text: str) -> Path:
     return Path(_named(text))
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def count(text: str) -> int:
-    """A number from 0, for argparse."""
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from {least}")
-    return number
-
-
-def _fraction(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
-    return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
-    return number
 
 
 Adding: TypeAlias = "Callable[[argparse._SubParsersAction[Parser]], None]"  # noqa: SLF001 - as above
@@ -298,8 +260,8 @@ def _add(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     command.add_argument("--priority", type=int, metavar="N", help="1 (most important) to 5 (3)")
     command.add_argument("--gpu-memory", type=float, metavar="F", help="share of the GPU's memory, 0 to 1 (auto)")
-    command.add_argument("--max-len", type=_positive, metavar="N", help="longest context, in tokens (the model's)")
-    command.add_argument("--tensor-parallel", type=_positive, metavar="N", help="GPUs that share the model (1)")
+    command.add_argument("--max-len", type=positive, metavar="N", help="longest context, in tokens (the model's)")
+    command.add_argument("--tensor-parallel", type=positive, metavar="N", help="GPUs that share the model (1)")
 
 
 def _list(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -326,12 +288,12 @@ def _fit(commands: argparse._SubParsersAction[Parser]) -> None:
     command = add_command(commands, "fit", "predict whether a model fits on a GPU, and how many tokens, term by term")
     command.add_argument("model", metavar="MODEL", help="id on the Hub, a folder, or NAME@HOST of a model file")
     command.add_argument("--gpu-memory", metavar="BYTES|NAME", help="the GPU, as 85520809984, 80GiB or H100")
-    command.add_argument("--tensor-parallel-size", type=_positive, metavar="N", help="GPUs that share each layer (1)")
-    command.add_argument("--gpu-memory-utilization", type=_fraction, metavar="F", help="0 to 1 (vLLM's default)")
-    command.add_argument("--max-model-len", type=_positive, metavar="N", help="longest context in tokens (the model's)")
+    command.add_argument("--tensor-parallel-size", type=positive, metavar="N", help="GPUs that share each layer (1)")
+    command.add_argument("--gpu-memory-utilization", type=fraction, metavar="F", help="0 to 1 (vLLM's default)")
+    command.add_argument("--max-model-len", type=positive, metavar="N", help="longest context in tokens (the model's)")
     command.add_argument("--kv-cache-dtype", metavar="T", help="auto, fp8, … (auto)")
-    command.add_argument("--max-num-seqs", type=_positive, metavar="N", help="requests at once (by the GPU)")
-    command.add_argument("--max-num-batched-tokens", type=_positive, metavar="N", help="tokens at once (by the GPU)")
+    command.add_argument("--max-num-seqs", type=positive, metavar="N", help="requests at once (by the GPU)")
+    command.add_argument("--max-num-batched-tokens", type=positive, metavar="N", help="tokens at once (by the GPU)")
     command.add_argument("--enforce-eager", action="store_true", help="without CUDA graphs")
     command.add_argument("--vllm-version", metavar="V", help="(the host's, else the newest known)")
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmreconcile.cli import main as vmreconcile
+from vmreconcile.cli.numbers import count
 from vmreconcile.cli.output import note
-from vmreconcile.cli.parser import COMMANDS, Parser, add_command, count, leaves, make_parser, parse_with
+from vmreconcile.cli.parser import COMMANDS, Parser, add_command, leaves, make_parser, parse_with
 from vmreconcile.effects.vm_home import HERE, NewHost, destination, home_folder, make_home, project_here
 from vmreconcile.errors import UsageError
 

@@ -1,0 +1,47 @@
+"""Numbers of the command line, for argparse: read, or refused with what they should be."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def positive(text: str) -> int:
+    """A number from 1."""
+    return _whole(text, 1)
+
+
+def count(text: str) -> int:
+    """A number from 0."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from {least}")
+    return number
+
+
+def fraction(text: str) -> float:
+    """A share above 0, up to the whole."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
+    return number
+
+
+def seconds(text: str) -> float:
+    """Seconds above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return number
