@@ -156,6 +156,16 @@ def test_a_desired_server_with_its_settings(desk: Desk) -> None:
     assert over.json["verdict"] == "no_kv_memory"
 
 
+def test_a_token_that_is_not_to_be_had_hinders_nothing(desk: Desk) -> None:
+    """The source is told; nobody is asked for anything, and a model at hand is predicted."""
+    folder = Path(put(desk, "qwen2.5-7b")).resolve()
+    desk.change("model: org/qwen", f"model: {folder}")
+    desk.write("group_vars/all.yml", "vllm_token_sources: {vault: {command: [sh, -c, exit 7]}}\nvllm_hf_token: vault\n")
+    said = desk("fit", "qwen@gpu1", *H100, "--json")
+    assert (said.code, said.json["verdict"]) == (0, "ok"), said
+    assert "note: token source 'vault' (command sh): exit status 7" in said.err
+
+
 def test_a_desired_server_on_its_hosts_gpu(desk: Desk) -> None:
     """The look tells the GPU's memory and vLLM's version; without one it says so; exit 3 where it is out of reach."""
     folder = Path(put(desk, "qwen2.5-7b")).resolve()

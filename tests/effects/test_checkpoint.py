@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tests.lab.hub import Gate, Hub, Repository
 from vmreconcile.effects.checkpoint import HubError, read_cached, read_folder, read_hub
 from vmreconcile.errors import InputError
-from vmreconcile.model.access import Question
+from vmreconcile.model.access import Access, Question
 from vmreconcile.model.secret import Secret
 from vmreconcile.vllm.memory.stored import Tensor
 
@@ -134,6 +135,14 @@ def test_a_gate_opens_for_the_token_and_says_nothing_of_it(hub: Hub, tmp_path: P
         with pytest.raises(HubError) as error:
             read_hub(Question(model=name, endpoint=hub.url), token, tmp_path / "two")
         assert TOKEN.reveal() not in str(error.value)
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the client's own timeouts make of it."""
+    monkeypatch.setattr("vmreconcile.effects.checkpoint.OVERALL_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(HubError, match=r"within 0\.5 s") as error:
+        read_hub(Question(model="a/b", endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"), None, tmp_path)
+    assert error.value.verdict.access is Access.HUB_UNREACHABLE
 
 
 @pytest.mark.parametrize("model", ["acme/none", "no such/../id", ""])

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vmreconcile.cli.output import inputs_of, print_json, reach_of
+from vmreconcile.cli.output import inputs_of, print_json, reach_of, say_notes
 from vmreconcile.cli.terminal import Style, printable, style_for
 from vmreconcile.core.fitting import Fit, Unpredicted, fit_json, notes_of
 from vmreconcile.core.selection import similar
@@ -17,7 +17,7 @@ from vmreconcile.errors import UsageError
 from vmreconcile.flows.fitting import Changes, Wanted, fit_server, given_gpu, local_gpu
 from vmreconcile.flows.fitting import fit as fit_model
 from vmreconcile.flows.prepare import prepared
-from vmreconcile.model.tokens import DEFAULT_SOURCE
+from vmreconcile.model.tokens import DEFAULT_SOURCE, Need
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.memory.predict import Prediction, Verdict
 
@@ -78,7 +78,10 @@ def _server(arguments: argparse.Namespace, changes: Changes) -> Fit:
     if server is None:
         near = similar(name, inputs.desired)
         raise UsageError(f"no server is called {name!r}{near}", remedy="vmreconcile status lists the servers")
-    with prepared(inputs, reach_of(arguments, (server.id.host,))) as ready:
+    need = Need.COMPARED if server.token else Need.NONE  # the cache, or an open model, needs no token either
+    with prepared(inputs, reach_of(arguments, (server.id.host,), need)) as ready:
+        say_notes(ready)
+        (server,) = (each for each in ready.inputs.desired.servers if each.id == server.id)
         return fit_server(server, ready, changes)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmreconcile.effects.hub import hub_client, refused
+from vmreconcile.effects.deadline import within
+from vmreconcile.effects.hub import OVERALL_S, hub_client, refused
 from vmreconcile.errors import Diagnostic, InputError, Place
 from vmreconcile.model.access import Question, Verdict
 from vmreconcile.model.secret import Secret
@@ -26,6 +27,8 @@ _COMMIT = re.compile(r"[0-9a-f]{6,64}")
 LONGEST_TEXT = 16 << 20
 LONGEST_HEADER = 100_000_000
 """The safetensors format's own limit."""
+HEADERS_S = 60.0
+"""For the headers of all files of a model, of which a large one has hundreds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +100,10 @@ def read_hub(question: Question, token: Secret | None, cache: Path) -> Checkpoin
     client = hub_client(question.endpoint, token)
     revision = question.revision or None
     try:
-        path = client.hf_hub_download(question.model, CONFIG, revision=revision, cache_dir=cache)
+        path = within(
+            OVERALL_S,
+            lambda: client.hf_hub_download(question.model, CONFIG, revision=revision, cache_dir=cache),
+        )
     except RemoteEntryNotFoundError:
         place = Path(question.model)
         raise _problem(
@@ -107,7 +113,7 @@ def read_hub(question: Question, token: Secret | None, cache: Path) -> Checkpoin
         raise HubError(refused(error, token)) from None
     tensors: tuple[Tensor, ...] | None = None
     try:
-        held = client.get_safetensors_metadata(question.model, revision=revision)
+        held = within(HEADERS_S, lambda: client.get_safetensors_metadata(question.model, revision=revision))
         rows = [row for file in held.files_metadata.values() for row in file.tensors.items()]
         tensors = tuple(Tensor(name=name, dtype=row.dtype, shape=tuple(row.shape)) for name, row in sorted(rows))
     except (NotASafetensorsRepoError, SafetensorsParsingError):
