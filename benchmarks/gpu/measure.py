@@ -58,9 +58,11 @@ NUMBERS = {
 """What vLLM says of itself: vllm/v1/worker/gpu_worker.py, gpu_model_runner.py, v1/core/kv_cache_utils.py (0.22.1)."""
 
 TOLD = re.compile(
-    r"(?:Using .*(?:backend|runner|MoE)|first-capture|Profiling CUDA graph|padding layers|Maximum concurrency"
-    r"|Memory profiling takes|cudagraph_memory|block size to).*",
+    r"(?:Using .*(?:backend|[Rr]unner)\b|\w+ CUDA graph memory: \S+ MiB first-capture|Profiling CUDA graph"
+    r"|padding layers|cudagraph_memory|block size to).*"
 )
+"""What else explains the numbers."""
+
 OUTCOMES = {
     "No available memory for the cache blocks": "no_kv_memory",
     "To serve at least one request": "kv_too_small",
