@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from . import command, masks, proc, survey, units
-from .folders import PREFIX, READ_LIMIT, SUFFIX, Folders, is_slug, open_folder
+from .files import READ_LIMIT, open_folder
+from .folders import PREFIX, SUFFIX, Folders, is_slug
 from .problems import Problem, from_os_error
 
 TYPE_CHECKING = False

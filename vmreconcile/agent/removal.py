@@ -6,7 +6,8 @@ import os
 
 from . import stop, survey
 from .classify import classify
-from .folders import Folders, open_folder, remove_file
+from .files import open_folder, remove_file
+from .folders import Folders
 from .problems import Problem
 
 TYPE_CHECKING = False

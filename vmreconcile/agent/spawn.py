@@ -11,7 +11,8 @@ import time
 
 from . import envfile, jsontext, proc, stop, survey
 from .classify import classify
-from .folders import FOLDER, Folders, open_folder, read_file, remove_file, write_file
+from .files import FOLDER, open_folder, read_file, remove_file, write_file
+from .folders import Folders
 from .problems import Problem, from_os_error
 from .versions import find
 

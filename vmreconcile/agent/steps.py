@@ -8,7 +8,8 @@ import time
 
 from . import envfile, jsontext, proc, stop, survey, units
 from .classify import classify
-from .folders import Folders, is_slug, open_folder, read_file, remove_file, slug_of_unit, write_file
+from .files import open_folder, read_file, remove_file, write_file
+from .folders import Folders, is_slug, slug_of_unit
 from .problems import Problem, from_os_error
 
 TYPE_CHECKING = False

@@ -6,7 +6,8 @@ import os
 
 from . import envfile, jsontext, proc, units
 from .classify import Known
-from .folders import Folders, is_slug, open_folder, read_file, slug_of_unit
+from .files import open_folder, read_file
+from .folders import Folders, is_slug, slug_of_unit
 from .problems import Problem
 
 TYPE_CHECKING = False
