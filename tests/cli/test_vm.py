@@ -20,8 +20,8 @@ from tests.lab.desk import MODEL, Desk, Said
 from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Behaviour
 from vmreconcile.cli import view
+from vmreconcile.cli.command_line import leaves
 from vmreconcile.cli.main import COMMANDS
-from vmreconcile.cli.parser import leaves
 from vmreconcile.cli.vm import PLACES, main, vm_parser
 from vmreconcile.effects.inventory import read_inventory
 from vmreconcile.effects.vm_home import HOSTS, NewHost, make_home

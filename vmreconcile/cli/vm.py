@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vmreconcile.cli import main as vmreconcile
+from vmreconcile.cli.command_line import Parser, leaves, parse_with
 from vmreconcile.cli.numbers import count
 from vmreconcile.cli.output import note
-from vmreconcile.cli.parser import COMMANDS, Parser, add_command, leaves, make_parser, parse_with
+from vmreconcile.cli.parser import COMMANDS, add_command, make_parser
 from vmreconcile.effects.vm_home import HERE, NewHost, destination, home_folder, make_home, project_here
 from vmreconcile.errors import UsageError
 
