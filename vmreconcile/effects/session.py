@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Self, cast
 
 from vmreconcile.effects import ends, ship
 from vmreconcile.effects.local import start_local
+from vmreconcile.effects.revealed import Revealed
 from vmreconcile.errors import UnreachableError, VmreconcileError
 from vmreconcile.model.connection import ConnectionKind
-from vmreconcile.model.secret import HIDDEN, Secret
+from vmreconcile.model.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,9 +39,6 @@ SEND_INLINE = 16384
 
 NOISE_KEPT = 200
 """Bytes of the last line that was no answer: where a login is refused in words, that is where they are."""
-
-SHORTEST_SECRET = 4
-"""Letters from which a value that was sent is looked for in what comes back: `1` is in every text."""
 
 LONGEST_WAIT = 3600.0
 """Seconds of one wait on a channel, however long the request may take: no system call takes 'for ever' in all forms."""
@@ -105,7 +103,7 @@ class AgentSession:
     _busy: bool = False
     _last_id: int = 0
     _noise: bytes = b""
-    _revealed: set[Secret] = field(default_factory=set, repr=False)
+    _revealed: Revealed = field(default_factory=Revealed, repr=False)
 
     def request(
         self,
@@ -180,7 +178,7 @@ class AgentSession:
                 _join(writer)
                 return self._checked(answer)
             if on_progress:
-                on_progress(self._scrubbed(answer))
+                on_progress(self._revealed.scrubbed(answer))
             elif time.monotonic() > until:
                 raise UnreachableError("the agent goes on without an end", remedy="this is no agent of vmreconcile")
 
@@ -245,7 +243,7 @@ class AgentSession:
 
     def _ended(self, status: int | None) -> UnreachableError:
         said = self.channel.stderr + b"\n" if self.channel.stderr else self._noise
-        return ends.explain(self.connection, status, self._scrub(said.decode(errors="replace")))
+        return ends.explain(self.connection, status, self._revealed.scrub(said.decode(errors="replace")))
 
     def _send(self, data: bytes) -> threading.Thread | None:
         """Write `data`; what may not fit at once goes from a thread of its own, while the answers are read."""
@@ -264,14 +262,8 @@ class AgentSession:
             return
 
     def _encode(self, number: int, payload: Mapping[str, object]) -> bytes:
-        text = json.dumps({**payload, "id": number}, default=self._reveal, separators=(",", ":"))
+        text = json.dumps({**payload, "id": number}, default=self._revealed.reveal, separators=(",", ":"))
         return text.encode("ascii") + b"\n"
-
-    def _reveal(self, value: object) -> str:
-        if not isinstance(value, Secret):
-            raise TypeError(f"{type(value).__name__} is not a JSON value")
-        self._revealed.add(value)
-        return value.reveal()
 
     def _decode(self, word: bytes) -> dict[str, JsonValue]:
         try:
@@ -285,44 +277,21 @@ class AgentSession:
     def _checked(self, answer: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """The answer, or its error raised; whatever a host says, no secret that it was sent comes back in it."""
         if answer.get("ok") is True:
-            return self._scrubbed(answer)
+            return self._revealed.scrubbed(answer)
         error = answer.get("error")
         told = error if isinstance(error, dict) else {}
         index = answer.get("index", told.get("index"))
         raise AgentError(
             _class(told.get("class")),
-            self._scrub(str(told.get("message", "the agent gave no reason"))),
-            path=self._scrub(str(told.get("path") or "")),
+            self._revealed.scrub(str(told.get("message", "the agent gave no reason"))),
+            path=self._revealed.scrub(str(told.get("path") or "")),
             index=index if isinstance(index, int) else None,
         )
 
     def _said(self) -> str:
         """The last line of standard error, for an error's text."""
-        last = ends.last_line(self._scrub(self.channel.stderr.decode(errors="replace")))
+        last = ends.last_line(self._revealed.scrub(self.channel.stderr.decode(errors="replace")))
         return f": {last}" if last else ""
-
-    def _scrub(self, text: str) -> str:
-        for secret in self._revealed:
-            if len(secret.reveal()) >= SHORTEST_SECRET:
-                text = text.replace(secret.reveal(), HIDDEN)
-        return text
-
-    def _scrubbed(self, answer: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """An answer without the secrets that were sent; as it is where none was."""
-        if not self._revealed:
-            return answer
-        return cast("dict[str, JsonValue]", self._clean(answer))
-
-    def _clean(self, value: JsonValue) -> JsonValue:
-        match value:
-            case str():
-                return self._scrub(value)
-            case list():
-                return [self._clean(item) for item in value]
-            case dict():
-                return {self._scrub(key): self._clean(item) for key, item in value.items()}
-            case _:
-                return value
 
 
 def _class(said: JsonValue) -> str:
