@@ -466,6 +466,8 @@ def test_tuning_rules_count_and_are_explained(desk: Desk) -> None:
     shown = desk("show", "qwen@gpu1").out
     assert "tuning.yaml:2:3 (rule few)" in shown
     assert "max_num_seqs is 8  (rule few: long requests)" in shown
+    assert "tuning: max_num_seqs is 8 (rule few: long requests)" in desk("plan", "--explain").out, "in sync, too"
+    assert "tuning" not in desk("plan").out
     desk.change("value: 8", "value: 16", "tuning.yaml")
     said = desk("plan", "--explain").out
     assert "args.max_num_seqs  8 → 16   (tuning.yaml:2:3 (rule few))   restarts it" in said

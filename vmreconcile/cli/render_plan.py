@@ -77,6 +77,7 @@ def _details(change: Change, *, explain: bool) -> list[str]:
         lines.append(advice(change.remedy))
     if explain and change.action is not Action.NOOP:
         lines.append(f"reason: {change.reason.value}")
+    if explain:
         lines += [f"tuning: {printable(text)}" for text in change.tuning]
     return lines
 
