@@ -411,3 +411,11 @@ def test_token_and_access_are_looked_at(sound: Desk, hub: Hub, monkeypatch: pyte
     hub.grant("org/qwen", TOKEN)
     assert checks(sound("doctor", "--json"))["gpu1", "access"][0]["status"] == "ok"
     assert TOKEN not in said.out + said.err
+
+
+def test_reading_the_log_of_a_server_that_serves_asks_it_nothing(sound: Desk) -> None:
+    """A look leaves lines in the log that is read."""
+    for host in sound.hosts.values():
+        host.requests.clear()
+    assert sound("logs", "qwen@gpu1").code == 0
+    assert {request["do"] for request in sound.hosts["gpu1"].requests} == {"log"}

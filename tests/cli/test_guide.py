@@ -20,6 +20,8 @@ from tests.lab.hub import Hub, Repository
 from tests.lab.server import free_port
 from tests.lab.worlds import TOKEN
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 OTHER = TOKEN.replace("0000", "9999")
 MODEL = "Qwen/Qwen2.5-7B-Instruct"
@@ -52,8 +54,6 @@ huggingface-cli whoami
 python -c "
 import requests
 import os
-
-pytestmark = pytest.mark.slow
 with open(os.path.expanduser('~/.cache/huggingface/token'), 'r') as f:
     token = f.read().strip()
 headers = {'Authorization': f'Bearer {token}'}

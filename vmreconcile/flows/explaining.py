@@ -46,7 +46,13 @@ def explanations(prepared: Prepared, view: FleetView, plan: Plan) -> Mapping[Ser
 
 
 def explanation_of_log(server: ServerId, prepared: Prepared) -> Explanation | None:
-    """The cause that the whole latest start in one server's log shows, where it does not serve; as `explanations`."""
+    """The cause that the whole latest start in one server's log shows, where it does not serve; as `explanations`.
+
+    The server itself is looked at only where its log shows one: a look leaves lines in the log that is read here.
+    """
+    lines = latest_start_of(server, prepared.fleet)
+    if cause(lines) is None:
+        return None
     host: HostView | None = None
     with suppress(AgentError, UnreachableError):
         host = prepared.fleet.observe_host(server.host, server.slug)
@@ -54,7 +60,7 @@ def explanation_of_log(server: ServerId, prepared: Prepared) -> Explanation | No
     if observed is not None and observed.endpoint is not None and observed.endpoint.health == HEALTHY:
         return None
     exit_code = observed.unit.exit_code if observed and observed.unit else None
-    found = cause(latest_start_of(server, prepared.fleet), exit_code)
+    found = cause(lines, exit_code)
     wanted = next((each for each in prepared.inputs.desired.servers if each.id == server), None)
     return None if found is None else in_place(found, server, wanted, host)
 
