@@ -44,6 +44,7 @@ SETTINGS = {
     "bad_token": ("hf_token",),
     "bad_token-expired": ("hf_token",),
     "bad_token-unauthorized": ("hf_token",),
+    "credential": ("hf_token",),
     "died": ("model",),
     "disk_full": ("env.HF_HOME",),
     "gated": ("model", "hf_token"),
