@@ -14,6 +14,8 @@ import pytest
 from tests.agent.conftest import SLUG, World, session_of, wait_until
 from tests.agent.driver import Refused
 
+pytestmark = pytest.mark.slow
+
 
 def test_started_seen_and_stopped(world: World) -> None:
     """A server is started, seen with all its parts, answers, and leaves nothing behind when stopped."""

@@ -381,6 +381,7 @@ def test_login_makes_files_of_an_earlier_login_the_owners_alone(desk: Desk, hub:
     assert {(folder / name).stat().st_mode & 0o777 for name in ("token", "stored_tokens")} == {0o600}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noisy", [{}, {"HF_DEBUG": "1"}, {"HF_HUB_VERBOSITY": "debug"}])
 def test_no_library_writes_what_the_hub_repeats(desk: Desk, hub: Hub, noisy: dict[str, str]) -> None:
     """Headers and addresses go into the debug logs of HTTP libraries."""

@@ -200,6 +200,7 @@ def test_a_dry_run_writes_nothing(desk: Desk) -> None:
     assert [path.name for path in Path("models.d").iterdir()] == ["qwen.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
     "inventory/hosts.yml": "all:\n  hosts:\n    gpü1: {ansible_connection: local, vllm_state_dir: STATE}\n",

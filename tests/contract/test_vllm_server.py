@@ -21,6 +21,8 @@ import pytest
 from tests.lab.server import Server, environment_of, running, session_of
 from tests.lab.tiny_model import ARGUMENTS, ENVIRONMENT, write_adapter, write_model
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-contract"
 MARKER = "VMRECONCILE_SERVER"
 PREFIX = r"\((APIServer|EngineCore) pid=\d+\) INFO \d\d-\d\d \d\d:\d\d:\d\d \[[\w.]+:\d+\] "
@@ -69,7 +71,7 @@ class Subject:
         return running(self.vllm, str(self.model), self.folder / f"{name}.log", *arguments, env=env, port=port)
 
 
-@pytest.fixture(scope="module", params=["simulator", pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.slow])])
+@pytest.fixture(scope="module", params=["simulator", pytest.param("vllm", marks=pytest.mark.vllm)])
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """The simulator, then the real vLLM."""
     folder = tmp_path_factory.mktemp(request.param)
