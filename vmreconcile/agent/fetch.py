@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 else:
     import _signal  # the signal module loads enum, 6 ms
 
-TOKEN = "HF_TOKEN"  # noqa: S105 - a variable's name
 LOOK_S = 0.5
 TELL_S = 2.0
 PATIENCE_S = 60.0  # until the Hub has said how large the model is
@@ -45,7 +44,7 @@ def fetch(request: dict[str, Any], folders: Folders, channel: Channel, progress:
     python = _python(str(request.get("executable", "")), folders)
     kept = survey.Survey(folders).environment(str(slug))[0]
     named = request.get("token")
-    token = "" if named is None else str(secrets.get(named) or kept.get(TOKEN, ""))
+    token = "" if named is None else str(secrets.get(named) or kept.get(survey.TOKEN, ""))
     spec = {
         "model": model,
         "revision": request.get("revision", ""),

@@ -54,7 +54,7 @@ class Folders:
 
     def token_file(self, slug: str) -> str:
         """The token of a server that gets it as a systemd credential."""
-        return "{}/env/{}.token".format(self.config, slug)
+        return token_beside(self.env_file(slug))
 
     def env_file(self, slug: str) -> str:
         """The env file of a server."""
@@ -86,6 +86,11 @@ class Folders:
             if folder == self.unit_folder() and slug_of_unit(name):
                 return folder
         raise Problem("not-ours", "{}: neither in our folders nor a unit of ours".format(path), path)
+
+
+def token_beside(env_path: str) -> str:
+    """Where the token is that belongs to an env file, if it is kept apart from it."""
+    return env_path[: -len(".env")] + ".token" if env_path.endswith(".env") else env_path + ".token"
 
 
 def is_slug(text: object) -> bool:

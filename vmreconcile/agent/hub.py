@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from .frames import Channel
 
-TOKEN = "HF_TOKEN"  # noqa: S105 - a variable's name
 LONGEST = 8 << 20
 SHOWN = 200
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -72,7 +71,7 @@ def _token(wanted: Any, secrets: dict[str, Any], kept: dict[str, str]) -> tuple[
         return "", "none"
     if wanted in secrets:
         return str(secrets[wanted]), "controller"
-    return (kept[TOKEN], "env-file") if kept.get(TOKEN) else ("", "none")
+    return (kept[survey.TOKEN], "env-file") if kept.get(survey.TOKEN) else ("", "none")
 
 
 def _ask(opener: urllib.request.OpenerDirector, check: dict[str, Any], token: str, timeout: float) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import time
 from . import envfile, jsontext, proc, stop, survey, units
 from .classify import classify
 from .files import open_folder, read_file, remove_file, write_file
-from .folders import Folders, is_slug, slug_of_unit
+from .folders import Folders, is_slug, slug_of_unit, token_beside
 from .problems import Problem, from_os_error
 
 TYPE_CHECKING = False
@@ -221,14 +221,9 @@ def write_env(step: Step, folders: Folders) -> Step:
         raise Problem("bad-env", str(error), step["path"]) from None
     changed = False
     if credential in ("added", "only"):  # before the env file: a token is never in neither
-        own, token = _token_file(path), dict(entries).get(survey.TOKEN, "")
+        own, token = token_beside(path), dict(entries).get(survey.TOKEN, "")
         changed = write_file(own, folders.base_of(own), folders.uid, token.encode("utf-8"), 0o600)
     return {"changed": write_file(path, folders.base_of(path), folders.uid, data, 0o600) or changed}
-
-
-def _token_file(path: str) -> str:
-    """Where the token is that belongs to an env file, if it is kept apart."""
-    return path[: -len(".env")] + ".token" if path.endswith(".env") else path + ".token"
 
 
 def _inside(path: str, folders: Folders) -> dict[str, str]:
@@ -244,7 +239,7 @@ def _before(path: str, folders: Folders) -> dict[str, str]:
     """What the env file and the token beside it hold now; nothing, where they cannot be read."""
     before = _inside(path, folders)
     try:
-        kept = read_file(_token_file(path), folders.uid)
+        kept = read_file(token_beside(path), folders.uid)
         if kept is not None and kept[0].strip():
             before.setdefault(survey.TOKEN, kept[0].decode("ascii").strip())
     except (Problem, UnicodeDecodeError):

@@ -14,13 +14,13 @@ from vmreconcile.cli.render_errors import diagnostics_text
 from vmreconcile.cli.terminal import printable, style_for
 from vmreconcile.core.listing import Listed, list_json, listed
 from vmreconcile.core.reports import FORMAT_VERSION
-from vmreconcile.core.selection import named_servers, with_state
+from vmreconcile.core.selection import named_servers, on_hosts, with_state
 from vmreconcile.effects.model_files import delete
 from vmreconcile.effects.save import save_state
 from vmreconcile.errors import InputError, Severity
 from vmreconcile.flows.adding import NewModel, Shelf
 from vmreconcile.flows.inputs import Inputs, hosts_of
-from vmreconcile.flows.prepare import on_hosts, prepared
+from vmreconcile.flows.prepare import prepared
 from vmreconcile.flows.reconcile import Scope
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.plan import Action, Plan

@@ -27,10 +27,7 @@ def _whole(text: str, least: int) -> int:
 
 def fraction(text: str) -> float:
     """A share above 0, up to the whole."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
+    number = _real(text)
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
     return number
@@ -38,10 +35,15 @@ def fraction(text: str) -> float:
 
 def seconds(text: str) -> float:
     """Seconds above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
+    number = _real(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
     return number
+
+
+def _real(text: str) -> float:
+    """The number; 0, which nobody takes here, for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

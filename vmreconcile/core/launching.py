@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from vmreconcile.core.fingerprints import shown
 from vmreconcile.model.desired import DesiredServer
-from vmreconcile.model.launch import MARKER, Launch
+from vmreconcile.model.launch import MARKER, Launch, token_beside
 from vmreconcile.model.observed import HostView
 from vmreconcile.model.secret import HIDDEN
 from vmreconcile.model.steps import KEEP, EnvEntry, SecretRef
@@ -27,12 +27,13 @@ ENV_SECRET = "env."  # noqa: S105 - a prefix
 def make_launch(server: DesiredServer, host: HostView, catalogue: Catalogue, *, token_known: bool) -> Launch:
     """What starting `server` on `host` takes. `token_known`: its token source gave a token in this run."""
     scope = host.systemd.scope
+    env_path = f"{host.config_dir}/env/{server.id.slug}.env"
     return Launch(
         id=server.id,
         argv=launch_argv(server, host.installed(server.executable).path or server.executable or "vllm", catalogue),
         entries=tuple(sorted(_entries(server, token_known=token_known), key=lambda entry: entry[0])),
-        env_path=f"{host.config_dir}/env/{server.id.slug}.env",
-        token_path=f"{host.config_dir}/env/{server.id.slug}.token" if _as_credential(server) else "",
+        env_path=env_path,
+        token_path=token_beside(env_path) if _as_credential(server) else "",
         log_path=f"{host.state_dir}/log/{server.id.slug}.log",
         cwd=host.state_dir,
         scope=scope,

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from vmreconcile.errors import UsageError
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.values import Origin, OriginKind
+
+
+def on_hosts(desired: DesiredFleet, hosts: Iterable[str]) -> DesiredFleet:
+    """What is wanted on these hosts: `--limit` narrows what is acted on."""
+    selected = frozenset(hosts)
+    return replace(desired, servers=tuple(server for server in desired.servers if server.id.host in selected))
 
 
 def named_servers(names: Sequence[str], desired: DesiredFleet, *, wanted: DesiredState | None) -> frozenset[ServerId]:

@@ -64,7 +64,7 @@ def suggestions(servers: Iterable[DesiredServer]) -> tuple[Diagnostic, ...]:
 
 
 def _suggestion(server: DesiredServer, rule: Rule, name: str, value: JsonValue) -> Diagnostic:
-    written = str(value).lower() if isinstance(value, bool) else value
+    written = _written(value)
     origin = server.origins.get("model")
     return Diagnostic(
         place=(origin.place if origin else None) or Place(file=server.id.model),
@@ -76,6 +76,11 @@ def _suggestion(server: DesiredServer, rule: Rule, name: str, value: JsonValue) 
         else f"Write {name}: {written} under args.",
         severity=Severity.WARNING,
     )
+
+
+def _written(value: JsonValue) -> JsonValue:
+    """A value as a model file has it."""
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def size_of(model: str) -> float | None:
@@ -104,8 +109,7 @@ def _suggested(rule: Rule, settings: Mapping[str, Setting]) -> Iterator[Tuned]:
     """What a rule suggests of arguments that nobody wrote."""
     for name, value in rule.suggests.items():
         if name not in settings:
-            written = str(value).lower() if isinstance(value, bool) else value
-            yield Tuned(rule=rule, argument=name, value=None, done=f"is not set; {written} is suggested")
+            yield Tuned(rule=rule, argument=name, value=None, done=f"is not set; {_written(value)} is suggested")
 
 
 def _apply(rule: Rule, name: str, value: JsonValue, settings: dict[str, Setting], catalogue: Catalogue) -> Tuned:

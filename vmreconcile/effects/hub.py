@@ -71,7 +71,7 @@ def _ask(question: Question, api: HfApi) -> tuple[str, ...]:
     seen = api.model_info(question.model, revision=question.revision or None, timeout=TIMEOUT_S)
     if seen.gated is not False and seen.gated is not None:
         api.auth_check(question.model)
-    names = _part({"config": seen.config}, "config").get("architectures")
+    names = seen.config.get("architectures") if isinstance(seen.config, dict) else None
     return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
 
 

@@ -16,11 +16,13 @@ class Revealed:
 
     def __init__(self) -> None:
         """None so far."""
-        self._secrets: set[Secret] = set()
+        self._secrets: list[Secret] = []
 
     def add(self, secret: Secret) -> None:
-        """Remember one that is sent."""
-        self._secrets.add(secret)
+        """Remember one that is sent; the longest stand first."""
+        if secret not in self._secrets:
+            self._secrets.append(secret)
+            self._secrets.sort(key=lambda each: len(each.reveal()), reverse=True)
 
     def reveal(self, value: object) -> str:
         """The text of a secret, for the JSON that is sent; remembers it.
@@ -35,9 +37,9 @@ class Revealed:
 
     def scrub(self, text: str) -> str:
         """A text without them; of two that overlap, the longer one goes first."""
-        for held in sorted((secret.reveal() for secret in self._secrets), key=len, reverse=True):
-            if len(held) >= SHORTEST_SECRET:
-                text = text.replace(held, HIDDEN)
+        for secret in self._secrets:
+            if len(secret.reveal()) >= SHORTEST_SECRET:
+                text = text.replace(secret.reveal(), HIDDEN)
         return text
 
     def scrubbed(self, answer: dict[str, JsonValue]) -> dict[str, JsonValue]:

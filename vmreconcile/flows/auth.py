@@ -14,12 +14,13 @@ from vmreconcile.core.access import (
     without_offline,
 )
 from vmreconcile.core.resolve import unplaced
+from vmreconcile.core.selection import on_hosts
 from vmreconcile.core.token_sources import token_sources
 from vmreconcile.effects.hub import whoami
 from vmreconcile.errors import InputError
 from vmreconcile.flows.access import Hub
 from vmreconcile.flows.inputs import Inputs, hosts_of
-from vmreconcile.flows.prepare import Reach, on_hosts
+from vmreconcile.flows.prepare import Reach
 from vmreconcile.flows.tokens import find_tokens, sources_in_use
 from vmreconcile.model.access import CHOSEN, Access, Identity, Question, Verdict
 from vmreconcile.model.desired import DesiredServer, DesiredState

@@ -11,7 +11,7 @@ from vmreconcile.core.checkup.hub import access_check, unasked_check
 from vmreconcile.core.checkup.patient import Patient, judged, well
 from vmreconcile.core.checkup.report import unreachable_check
 from vmreconcile.core.checkup.whole import host_checks
-from vmreconcile.core.selection import named_servers
+from vmreconcile.core.selection import named_servers, on_hosts
 from vmreconcile.effects.checkup import host_facts
 from vmreconcile.effects.hub import reachable
 from vmreconcile.effects.lost import reached
@@ -20,7 +20,7 @@ from vmreconcile.errors import UsageError
 from vmreconcile.flows.auth import NO_TOKEN, SourceStatus, check_access, source_statuses
 from vmreconcile.flows.explaining import explanations
 from vmreconcile.flows.inputs import Inputs
-from vmreconcile.flows.prepare import Prepared, Reach, on_hosts, prepared
+from vmreconcile.flows.prepare import Prepared, Reach, prepared
 from vmreconcile.flows.reconcile import observe_and_plan
 from vmreconcile.model.access import Access
 from vmreconcile.model.checkup import Check, Clock, Health, HostFacts
@@ -150,7 +150,7 @@ def _access_checks(
     for each in wanted:
         if each.id in unread:
             yield unasked_check(each.id, f"not asked: token source {unread[each.id]!r} gives no token")
-        elif each.model.startswith(("/", ".", "~")):
+        elif not each.from_hub:
             yield access_check(each.id, None, f"{each.model} is a path: the Hub is not asked")
         elif each.id not in asked:
             yield unasked_check(each.id, "not asked: HF_HUB_OFFLINE is set for this server")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from vmreconcile.core.access import question_of
 from vmreconcile.core.fingerprints import Known, fingerprint
 from vmreconcile.core.launching import TOKEN_VARIABLE
+from vmreconcile.core.selection import on_hosts
 from vmreconcile.effects.fleet import Fleet, Look, LookedFor, Session
 from vmreconcile.effects.transport import TransportOptions
 from vmreconcile.flows.access import Hub
@@ -82,12 +83,6 @@ def _real_opener(options: TransportOptions) -> Callable[[Connection], Session]:
     from vmreconcile.effects.session import open_session  # noqa: PLC0415 - kept out of a quick start
 
     return lambda connection: open_session(connection, options)
-
-
-def on_hosts(desired: DesiredFleet, hosts: Iterable[str]) -> DesiredFleet:
-    """What is wanted on these hosts: `--limit` narrows what is acted on."""
-    selected = frozenset(hosts)
-    return replace(desired, servers=tuple(server for server in desired.servers if server.id.host in selected))
 
 
 def with_architectures(desired: DesiredFleet, hosts: Iterable[str], hub: Hub) -> DesiredFleet:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from vmreconcile.core.access import OWN_ENDPOINT, block_by, elsewhere, questions_about, unreachable_notes
 from vmreconcile.core.fingerprints import digest
 from vmreconcile.core.planning import Options, make_plan
+from vmreconcile.core.selection import on_hosts
 from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.flows.execute import execute
-from vmreconcile.flows.prepare import Prepared, on_hosts
+from vmreconcile.flows.prepare import Prepared
 from vmreconcile.flows.run import Reporter, Run
 from vmreconcile.model.desired import DesiredFleet
 from vmreconcile.model.names import ServerId

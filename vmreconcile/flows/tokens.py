@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vmreconcile.core.selection import on_hosts
 from vmreconcile.core.token_sources import token_sources
 from vmreconcile.effects.token import TokenFound
 from vmreconcile.effects.token_sources import Surroundings, read_source
@@ -48,16 +49,8 @@ class TokenReader:
 
 def sources_in_use(desired: DesiredFleet, hosts: Iterable[str]) -> tuple[str, ...]:
     """The names of the sources that servers on these hosts have; a server that is to go needs none."""
-    selected = frozenset(hosts)
-    return tuple(
-        sorted(
-            {
-                server.token
-                for server in desired.servers
-                if server.token and server.id.host in selected and server.state is not DesiredState.ABSENT
-            }
-        )
-    )
+    wanted = (server for server in on_hosts(desired, hosts).servers if server.state is not DesiredState.ABSENT)
+    return tuple(sorted({server.token for server in wanted if server.token}))
 
 
 def read_tokens(

@@ -16,6 +16,11 @@ TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Where the Hub's client looks for a token in the environment, the first one first (huggingface_hub 2.4)."""
 
 
+def token_beside(env_path: str) -> str:
+    """Where the token is that belongs to an env file, if it is kept apart from it."""
+    return env_path.removesuffix(".env") + ".token"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """One server's start: `argv` verbatim, the env file's entries, and the paths on the host.

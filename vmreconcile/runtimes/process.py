@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmreconcile.model.launch import Launch
+from vmreconcile.model.launch import Launch, token_beside
 from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.plan import Field
 from vmreconcile.model.steps import (
@@ -65,7 +65,7 @@ class ProcessRuntime:
 
     def refresh(self, launch: Launch) -> tuple[Step, ...]:
         """Write the env file, the token in it."""
-        return (WriteEnv(path=launch.env_path, entries=launch.entries), RemoveFile(path=token_file(launch)))
+        return (WriteEnv(path=launch.env_path, entries=launch.entries), RemoveFile(path=token_beside(launch.env_path)))
 
     def stop(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
         """Stop it, and note that it is meant to be stopped."""
@@ -102,11 +102,6 @@ class ProcessRuntime:
         """Record, env file and log."""
         del host
         return (RemoveServer(slug=server.slug),)
-
-
-def token_file(launch: Launch) -> str:
-    """Where the token is, if it is kept apart from the env file."""
-    return launch.env_path.removesuffix(".env") + ".token"
 
 
 def end_orphans(server: ObservedServer) -> EndOrphans:

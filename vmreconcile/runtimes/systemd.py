@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from vmreconcile.model.launch import MARKER, TOKEN_VARIABLES, Launch
+from vmreconcile.model.launch import MARKER, TOKEN_VARIABLES, Launch, token_beside
 from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.plan import Field
 from vmreconcile.model.steps import (
@@ -22,7 +22,7 @@ from vmreconcile.model.steps import (
     WriteFile,
     WriteRecord,
 )
-from vmreconcile.runtimes.process import GRACE_S, end_orphans, token_file
+from vmreconcile.runtimes.process import GRACE_S, end_orphans
 from vmreconcile.runtimes.unit_files import unit_differences
 
 MINIMUM_VERSION = 240
@@ -129,7 +129,7 @@ class SystemdRuntime:
             WriteFile(path=launch.unit_path, content=unit_text(launch)),
             Systemctl(verb="daemon-reload", scope=launch.scope),
             Systemctl(verb="enable", unit=launch.id.unit, scope=launch.scope),
-            replace(env, credential="only") if launch.token_path else RemoveFile(path=token_file(launch)),
+            replace(env, credential="only") if launch.token_path else RemoveFile(path=token_beside(launch.env_path)),
         )
 
     def stop(self, host: HostView, server: ObservedServer) -> tuple[Step, ...]:
