@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -74,6 +75,22 @@ def test_stopping_early_begins_nothing_more() -> None:
     gate.set()
     time.sleep(0.05)
     assert len(begun) == count <= 5
+
+
+def test_ctrl_c_is_heard_whichever_thread_takes_it() -> None:
+    """A signal that does not wake the waiting main thread is heard all the same, long before the item ends."""
+    gate = threading.Event()
+
+    def work(_: int) -> None:
+        time.sleep(0.2)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        gate.wait(5)
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(for_each([1], work, 1))
+    assert time.monotonic() - begun < 4
+    gate.set()
 
 
 def interrupt_at_first(results: object) -> None:

@@ -10,6 +10,12 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+LOOK = 0.1
+"""Seconds after which a waiting main thread looks for signals by itself.
+
+A signal that comes just before the thread begins to wait, or to another thread, does not wake it: Python hears of it
+only when the main thread runs again. So nothing here waits without an end.
+"""
 
 
 def for_each(
@@ -27,12 +33,31 @@ def for_each(
         threading.Thread(target=_work, args=(waiting, function, finished), daemon=True).start()
     try:
         for _ in range(count):
-            item, result = finished.get()
+            item, result = _next(finished)
             if isinstance(result, BaseException) and not isinstance(result, Exception):
                 raise result
             yield item, result
     finally:
         waiting.clear()
+
+
+def wait_for(done: threading.Event) -> None:
+    """Wait until `done` is set, and hear of Ctrl-C within `LOOK` seconds meanwhile.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, when called in the main thread.
+    """
+    while not done.wait(LOOK):
+        pass
+
+
+def _next(finished: queue.SimpleQueue[Result]) -> Result:
+    """The next of what has finished, waited for as `wait_for` waits."""
+    while True:
+        try:
+            return finished.get(timeout=LOOK)
+        except queue.Empty:
+            continue
 
 
 def _work(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from vmreconcile.effects.lost import lost_host
-from vmreconcile.effects.parallel import for_each
+from vmreconcile.effects.parallel import for_each, wait_for
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.fetching import NotFetched, fetch
@@ -89,9 +89,9 @@ def _wait(work: Callable[[], None], run: Run) -> None:
         if not begun.wait(1.0):
             raise
         _interrupt(run)
-    while not done.is_set():
+    while True:
         try:
-            done.wait()
+            return wait_for(done)
         except KeyboardInterrupt:
             _interrupt(run)
 
