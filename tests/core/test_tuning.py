@@ -17,7 +17,8 @@ from vmreconcile.effects.load import SHIPPED_RULES, load_tuning
 from vmreconcile.effects.schemas import TUNING_SCHEMA, read_schemas
 from vmreconcile.errors import Diagnostic
 from vmreconcile.model.desired import DesiredServer
-from vmreconcile.model.observed import Gpu, HostView
+from vmreconcile.model.gpus import Gpu
+from vmreconcile.model.observed import HostView
 from vmreconcile.model.tuning import Manner, Match, Rule
 from vmreconcile.model.values import JsonValue, OriginKind
 from vmreconcile.vllm.catalogue import catalogue_for

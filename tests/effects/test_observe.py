@@ -16,11 +16,11 @@ from vmreconcile.effects.facts import Facts
 from vmreconcile.effects.observe import FORMAT, host_view
 from vmreconcile.errors import UnreachableError
 from vmreconcile.model.desired import DesiredFleet
+from vmreconcile.model.gpus import Gpu
 from vmreconcile.model.observed import (
     Endpoint,
     EnvValue,
     FleetView,
-    Gpu,
     HostView,
     InstalledVllm,
     Orphan,

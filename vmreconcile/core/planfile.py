@@ -10,6 +10,7 @@ from vmreconcile.core.fingerprints import digest, shown
 from vmreconcile.core.reports import change_json, plan_json
 from vmreconcile.errors import UsageError
 from vmreconcile.model.desired import DesiredFleet, DesiredServer
+from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase
 from vmreconcile.model.plan import Action, Change, Field, Gate, Plan, Reason
@@ -48,6 +49,7 @@ def render(plan: Plan, desired: DesiredFleet, *, version: str, inventory: str) -
                 "stops": [to_json(step) for step in change.stops],
                 "steps": [to_json(step) for step in change.steps],
                 "gate": asdict(change.gate) if change.gate else None,
+                "placed": asdict(change.placed) if change.placed else None,
                 "observed": dict(change.digest),
                 "wanted": wanted.get(change.server),
             }
@@ -104,8 +106,17 @@ def _change(item: Mapping[str, JsonValue]) -> Change:
         stops=_steps(item["stops"]),
         steps=_steps(item["steps"]),
         gate=Gate(**gate) if isinstance(gate, dict) else None,  # type: ignore[arg-type]  # written by render
+        placed=_placed(item["placed"]),
         digest=_object(item["observed"]),
     )
+
+
+def _placed(value: JsonValue) -> Placed | None:
+    if value is None:
+        return None
+    data = _object(value)
+    texts = {name: tuple(map(str, _list(data[name]))) for name in ("devices", "visible", "reasons")}
+    return Placed(settings=_object(data["settings"]), requested=int(str(data["requested"])), **texts)
 
 
 def _list(value: JsonValue) -> list[JsonValue]:

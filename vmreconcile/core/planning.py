@@ -23,6 +23,7 @@ from vmreconcile.model.values import JsonValue
 from vmreconcile.runtimes.registry import choose
 from vmreconcile.runtimes.unit_files import telling
 from vmreconcile.vllm.catalogue import catalogue_for
+from vmreconcile.vllm.memory.stored import Checkpoint
 
 DEFAULT_STARTUP_TIMEOUT_S = Health().startup_timeout
 """For servers that no file wants."""
@@ -42,6 +43,8 @@ class Options:
     """Actions that may be planned for wanted servers; None means all. One that needs another is left as it is."""
     refused: Mapping[ServerId, Block] = field(default_factory=dict)
     """Servers that could not load their model, as the Hub says."""
+    models: Mapping[ServerId, Checkpoint] = field(default_factory=dict)
+    """What is known of the models whose memory must be predicted."""
 
 
 def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:

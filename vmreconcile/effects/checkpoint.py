@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from vmreconcile.effects.deadline import within
@@ -17,7 +16,7 @@ from vmreconcile.errors import Diagnostic, InputError, Place
 from vmreconcile.model.access import Question, Verdict
 from vmreconcile.model.secret import Secret
 from vmreconcile.model.values import JsonValue
-from vmreconcile.vllm.memory.stored import Tensor
+from vmreconcile.vllm.memory.stored import Checkpoint, Tensor
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -29,15 +28,6 @@ LONGEST_HEADER = 100_000_000
 """The safetensors format's own limit."""
 HEADERS_S = 60.0
 """For the headers of all files of a model, of which a large one has hundreds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """A model's config.json and stored tensors, None where those are not there in full; `source` is where they are."""
-
-    config: Mapping[str, JsonValue]
-    tensors: tuple[Tensor, ...] | None
-    source: str
 
 
 class HubError(Exception):

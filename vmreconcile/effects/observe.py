@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from vmreconcile.effects.facts import Facts
 from vmreconcile.errors import UnreachableError
+from vmreconcile.model.gpus import Figures, Gpu, Measured
 from vmreconcile.model.observed import (
     Endpoint,
     EnvFile,
     EnvValue,
-    Gpu,
     HostView,
     InstalledVllm,
     ObservedServer,
@@ -102,7 +102,38 @@ def _record(facts: Facts) -> Record:
         boot_id=facts.word("boot_id"),
         state=facts.word("state"),
         env_names=facts.texts("env_names"),
+        decided=_decided(facts.part("decided")),
+        measured=facts.one("measured", _measured),
     )
+
+
+def _decided(facts: Facts) -> dict[str, JsonValue]:
+    """The numbers that a record says were chosen: only those that the tool ever chooses."""
+    share, length = facts.maybe_number("gpu_memory_utilization"), facts.maybe_integer("max_model_len")
+    found: dict[str, JsonValue] = {}
+    if share is not None and 0 < share <= 1:
+        found["gpu_memory_utilization"] = share
+    if length is not None and length > 0:
+        found["max_model_len"] = length
+    return found
+
+
+def _measured(facts: Facts) -> Measured:
+    return Measured(
+        key=facts.digits("key"),
+        gpu=facts.text("gpu"),
+        gpu_memory=facts.integer("gpu_memory"),
+        vllm_version=facts.text("vllm_version"),
+        utilization=facts.maybe_number("utilization") or 0.0,
+        max_model_len=facts.maybe_integer("max_model_len"),
+        figures=_figures(facts.part("figures")),
+        predicted=facts.one("predicted", _figures),
+    )
+
+
+def _figures(facts: Facts) -> Figures:
+    names = ("weights", "beside", "graphs", "kv_bytes", "kv_tokens")
+    return Figures(**{name: facts.maybe_integer(name) for name in names})
 
 
 def _process(facts: Facts) -> Process:
@@ -238,4 +269,12 @@ def _gpu(facts: Facts) -> Gpu:
         memory_used=facts.integer("memory_used"),
         memory_free=facts.integer("memory_free"),
         processes=facts.many("processes", lambda one: (one.integer("pid"), one.maybe_integer("memory_bytes"))),
+        pci=facts.text("pci"),
+        split=facts.flag("split"),
+        parent=facts.text("parent"),
+        instance=facts.maybe_integer("instance"),
+        compute_mode=facts.word("compute_mode"),
+        ecc_errors=facts.maybe_integer("ecc_errors"),
+        remapping_failed=facts.flag("remapping_failed"),
+        xids=facts.integers("xids"),
     )

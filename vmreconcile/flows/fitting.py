@@ -9,14 +9,14 @@ from pathlib import Path
 from vmreconcile.core.access import endpoint_of, offline, remedy, told
 from vmreconcile.core.fitting import Fit, Unpredicted
 from vmreconcile.core.tuning import tuned
-from vmreconcile.effects.checkpoint import Checkpoint, HubError, read_cached, read_folder, read_hub
+from vmreconcile.effects.checkpoint import HubError, read_cached, read_folder, read_hub
 from vmreconcile.effects.local_gpus import read_local_gpus
 from vmreconcile.effects.token import hub_folder
 from vmreconcile.errors import Diagnostic, InputError, Place, UnreachableError, UsageError, VmreconcileError
 from vmreconcile.flows.prepare import Prepared
 from vmreconcile.model.access import Question
 from vmreconcile.model.desired import DesiredServer
-from vmreconcile.model.observed import Gpu as SeenGpu
+from vmreconcile.model.gpus import Gpu as SeenGpu
 from vmreconcile.model.observed import HostView, InstalledVllm
 from vmreconcile.model.secret import Secret
 from vmreconcile.model.values import JsonValue
@@ -26,7 +26,7 @@ from vmreconcile.vllm.memory.gpus import UnknownGpuError, gpu_of, seen_gpu
 from vmreconcile.vllm.memory.kv import UnevenPagesError
 from vmreconcile.vllm.memory.predict import Prediction, predict
 from vmreconcile.vllm.memory.reading import UnknownShapeError, read_shape
-from vmreconcile.vllm.memory.stored import total_bytes
+from vmreconcile.vllm.memory.stored import Checkpoint, total_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

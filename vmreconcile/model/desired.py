@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vmreconcile.errors import Diagnostic
+from vmreconcile.model.gpus import Needs
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.tuning import Rule
 from vmreconcile.model.values import Origin, Setting
@@ -61,6 +62,9 @@ class DesiredServer:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     env: Mapping[str, Setting] = field(default_factory=dict)
     gpus: str | int | tuple[int, ...] = "auto"
+    needs: Needs = field(default_factory=Needs)
+    cordon: str = ""
+    """Why nothing new is started of it, "" where it is not cordoned."""
     token: str | None = "default"  # noqa: S105 - the name of a source
     delivery: str = "environment"
     """How the token reaches the server: 'environment', or 'credential' (systemd's LoadCredential=)."""
@@ -75,6 +79,9 @@ class DesiredServer:
     """Tuning rules for this model; what they say of its host is looked at when that was observed."""
     architectures: tuple[str, ...] = ()
     """What the Hub says its config.json names, where a tuning rule asks for it; the host's own file counts first."""
+
+    visible: tuple[str, ...] = ()
+    """Its GPUs as CUDA_VISIBLE_DEVICES is to name them; decided once its host was seen."""
 
     @property
     def from_hub(self) -> bool:

@@ -6,6 +6,9 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vmreconcile.model.gpus import Gpu, Measured
+from vmreconcile.model.values import JsonValue
+
 
 class Phase(enum.StrEnum):
     """Where a server stands, as `status` shows it."""
@@ -61,6 +64,9 @@ class Record:
     boot_id: str = ""
     state: str = ""
     env_names: tuple[str, ...] = ()
+    decided: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Numbers that the tool chose for what it started, by setting."""
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,19 +193,6 @@ class InstalledVllm:
     path: str | None
     version: str | None
     problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """One GPU; memory in bytes."""
-
-    index: int
-    uuid: str
-    name: str
-    memory_total: int
-    memory_used: int
-    memory_free: int
-    processes: tuple[tuple[int, int | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

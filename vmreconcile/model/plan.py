@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vmreconcile.errors import Diagnostic
+from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Orphan, Phase, Stranger, Unreachable
 from vmreconcile.model.steps import Step
@@ -76,6 +77,15 @@ class Reason(enum.StrEnum):
     TOKEN_INVALID = "token_invalid"  # noqa: S105 - a reason's name
     MODEL_NOT_FOUND = "model_not_found"
     REVISION_NOT_FOUND = "revision_not_found"
+    GPUS_CHANGED = "gpus_changed"
+    GPU_MISSING = "gpu_missing"
+    GPU_UNUSABLE = "gpu_unusable"
+    GPU_MEMORY_HELD = "gpu_memory_held"
+    GPU_OVERCOMMITTED = "gpu_overcommitted"
+    TOO_FEW_GPUS = "too_few_gpus"
+    MEMORY_UNKNOWN = "memory_unknown"
+    DOES_NOT_FIT = "does_not_fit"
+    CORDONED = "cordoned"
     PLAN_STALE = "plan_stale"
 
 
@@ -112,6 +122,8 @@ class Change:
     steps: tuple[Step, ...] = ()
     early: bool = False
     gate: Gate | None = None
+    placed: Placed | None = None
+    """What was decided about GPUs and memory; None for a server that is not to run."""
     digest: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.memory.serving import Serving
 from vmreconcile.vllm.memory.shape import Shape
 from vmreconcile.vllm.memory.sizes import split
@@ -44,6 +45,15 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A model's config.json and stored tensors, None where those are not there in full; `source` is where they are."""
+
+    config: Mapping[str, JsonValue]
+    tensors: tuple[Tensor, ...] | None
+    source: str
 
 
 def weigh_stored(tensors: Iterable[Tensor], shape: Shape, serving: Serving) -> tuple[int, ...]:
