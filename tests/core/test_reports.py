@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from tests.lab.worlds import World, only, wanted, world
 from vmreconcile.core.reports import gpu_memory_of, gpus_of, plan_json, status_json
-from vmreconcile.model.names import ServerId
 from vmreconcile.model.gpus import Gpu
+from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Worker
 from vmreconcile.model.plan import Plan
 
