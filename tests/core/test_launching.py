@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from tests.lab.fake_host import FakeHost
 from tests.lab.worlds import World, wanted, world
+from vmreconcile.core.gpus.applied import with_placed
 from vmreconcile.core.launching import launch_settings, make_launch, public_env
 from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.gpus import Placed
 from vmreconcile.model.launch import Launch
 from vmreconcile.model.steps import KEEP, SecretRef
 from vmreconcile.vllm.catalogue import catalogue_for
@@ -65,9 +67,10 @@ def test_lingering_is_asked_for_once() -> None:
 
 def test_entries_are_sorted_and_hold_no_secret() -> None:
     """The token, and what looks like a secret in the model's own environment, by name only."""
-    server = wanted(env={"Z": "1", "VLLM_API_KEY": "word", "PROXY": "http://user:word@p", "B": ""}, gpus=(1, 3))
+    server = wanted(env={"Z": "1", "VLLM_API_KEY": "word", "PROXY": "http://user:word@p", "B": ""}, visible=("1", "3"))
     assert launch(server).entries == (
         ("B", ""),
+        ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
         ("CUDA_VISIBLE_DEVICES", "1,3"),
         ("HF_TOKEN", SecretRef(name="default")),
         ("PROXY", SecretRef(name="env.PROXY")),
@@ -75,6 +78,21 @@ def test_entries_are_sorted_and_hold_no_secret() -> None:
         ("VMRECONCILE_SERVER", "m"),
         ("Z", "1"),
     )
+
+
+def test_gpus_by_uuid_need_no_order() -> None:
+    """An index means the same GPU to CUDA and the driver only by bus; a UUID always does."""
+    entries = dict(launch(wanted(visible=("GPU-1", "GPU-2"))).entries)
+    assert entries["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    assert "CUDA_DEVICE_ORDER" not in entries
+    assert not [name for name in dict(launch(wanted(gpus=(1, 3))).entries) if name.startswith("CUDA")]
+
+
+def test_what_the_tool_chose_is_recorded() -> None:
+    """So that it can stay; what somebody wrote is not the tool's."""
+    placed = Placed(settings={"gpu_memory_utilization": 0.4})
+    record = launch(with_placed(wanted(args={"max_model_len": 8192}), placed)).record
+    assert record["decided"] == {"gpu_memory_utilization": 0.4}
 
 
 def test_a_token_that_is_not_known_is_kept() -> None:

@@ -75,11 +75,27 @@ def _details(change: Change, *, explain: bool) -> list[str]:
         lines[0] += "   restarts it"
     if change.remedy:
         lines.append(advice(change.remedy))
+    lines += _placing(change, explain=explain)
     if explain and change.action is not Action.NOOP:
         lines.append(f"reason: {change.reason.value}")
     if explain:
         lines += [f"tuning: {printable(text)}" for text in change.tuning]
     return lines
+
+
+def _placing(change: Change, *, explain: bool) -> list[str]:
+    """Which GPUs a server gets that is about to start, and the numbers chosen for it; all of it where asked why."""
+    if change.placed is None or change.action is Action.BLOCKED:
+        return []
+    lines = [printable(text) for text in change.placed.reasons]
+    if explain:
+        return lines
+    loads = change.action is Action.START or (change.disruptive and change.gate is not None)
+    return (
+        [line for at, line in enumerate(lines) if not at or line.split(" ")[0] in change.placed.settings]
+        if loads
+        else []
+    )
 
 
 def field_line(field: Field, *, explain: bool = False) -> str:

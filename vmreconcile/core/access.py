@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from vmreconcile.core.blocks import Block
 from vmreconcile.core.launching import TOKEN_VARIABLE
 from vmreconcile.model.access import HUB, Access, Question, Verdict
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView
-from vmreconcile.model.plan import Action, Plan, Reason
+from vmreconcile.model.plan import Action, Block, Plan, Reason
 
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})

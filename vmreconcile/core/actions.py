@@ -94,6 +94,7 @@ def _keep_running(phase: Phase, drift: Drift) -> Decision:
         return Decision(action=Action.RETUNE, reason=_settings_reason(drift.settings), disruptive=True, fields=fields)
     for reason, part in (
         (_program_reason(drift.program), drift.program),
+        (Reason.GPUS_CHANGED, drift.gpus),
         (Reason.ENV_CHANGED, drift.environment),
         (Reason.TOKEN_CHANGED, drift.token),
         (Reason.VERSION_CHANGED, drift.version),

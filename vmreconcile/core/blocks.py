@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from vmreconcile.core.diff import Subject, release
+from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.observed import PortHolder
-from vmreconcile.model.plan import Reason
+from vmreconcile.model.plan import Block, Reason
 
 CREDENTIALS_SINCE = 250
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """One obstacle: a reason of the closed set, what was seen, what to do."""
-
-    reason: Reason
-    note: str
-    remedy: str
+CORDONED = "cordoned"
+"""What stands for a cordon without a reason."""
 
 
 def block_of(subject: Subject, leaving: Mapping[int, str]) -> Block | None:
@@ -34,6 +27,16 @@ def block_of(subject: Subject, leaving: Mapping[int, str]) -> Block | None:
         or _argument(subject)
         or _port(subject, leaving)
     )
+
+
+def cordoned(server: DesiredServer) -> Block | None:
+    """Nothing is started of a model, or on a host, that somebody has cordoned; what runs goes on."""
+    for what, reason in ((f"host {server.id.host}", server.host_cordon), (server.id.model, server.cordon)):
+        if reason:
+            told = "" if reason == CORDONED else f": {reason}"
+            remedy = "take the cordon back when it may start again (vllm_cordon of the host, cordon of the model)"
+            return Block(reason=Reason.CORDONED, note=f"{what} is cordoned{told}", remedy=remedy)
+    return None
 
 
 def _folder(subject: Subject) -> Block | None:

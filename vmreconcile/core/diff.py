@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmreconcile.core.fingerprints import Known, fingerprint, shown
+from vmreconcile.core.gpus.visible import ORDER, VISIBLE, named, split_words
 from vmreconcile.core.launching import TOKEN_VARIABLE, launch_settings, public_env
 from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.gpus import Placed
 from vmreconcile.model.launch import MARKER, Launch
 from vmreconcile.model.observed import EnvFile, EnvValue, HostView, ObservedServer, Process, TokenPlace
 from vmreconcile.model.plan import Field
@@ -22,6 +24,8 @@ from vmreconcile.vllm.command import SECRET_ARGUMENTS, differences, from_argv
 OWNED_PATHS = frozenset({"port", "revision"})
 """Settings that stand beside `args` in a model file, so their field's path has no `args.` before it."""
 
+
+PLACING = frozenset({VISIBLE, ORDER})
 
 OTHERS = 0o077
 """Mode bits that an env file must not have."""
@@ -36,6 +40,7 @@ class Drift:
 
     settings: tuple[Field, ...] = ()
     program: tuple[Field, ...] = ()
+    gpus: tuple[Field, ...] = ()
     environment: tuple[Field, ...] = ()
     token: tuple[Field, ...] = ()
     version: tuple[Field, ...] = ()
@@ -46,7 +51,7 @@ class Drift:
     @property
     def fields(self) -> tuple[Field, ...]:
         """What a person wants to read: the process's own; its files, which follow, only where they alone differ."""
-        process = (*self.settings, *self.program, *self.environment, *self.token, *self.version)
+        process = (*self.settings, *self.program, *self.gpus, *self.environment, *self.token, *self.version)
         return (*(process or self.files), *self.shadows)
 
 
@@ -63,6 +68,8 @@ class Subject:
     known: Known
     tuning: tuple[Tuned, ...] = ()
     """What tuning rules did to `wanted`."""
+    placed: Placed | None = None
+    """What was decided about GPUs and memory; None for a server that is not to run."""
 
 
 def drift_of(subject: Subject) -> Drift:
@@ -76,7 +83,8 @@ def drift_of(subject: Subject) -> Drift:
     return Drift(
         settings=_settings(subject, process),
         program=_program(subject, process),
-        environment=environment,
+        gpus=_gpus(subject, process),
+        environment=tuple(field for field in environment if not _is_placing(subject, field)),
         token=token,
         version=_version(subject),
         files=files,
@@ -147,6 +155,45 @@ def _program(subject: Subject, process: Process) -> tuple[Field, ...]:
     if observed and observed != subject.runtime.name:
         fields.append(_field(subject.wanted, "runtime", observed, subject.runtime.name))
     return tuple(fields)
+
+
+def _is_placing(subject: Subject, field: Field) -> bool:
+    """Whether a field is a variable that says GPUs which we chose; `_gpus` looks at what it means."""
+    name = field.path.removeprefix("env.")
+    return name in PLACING and name not in subject.wanted.env
+
+
+def _gpus(subject: Subject, process: Process) -> tuple[Field, ...]:
+    """The GPUs, whichever way they are named: a server that already is on the right ones is left there."""
+    seen, visible, host = process.env.get(VISIBLE), subject.wanted.visible, subject.host
+    words = split_words(seen.value) if seen else ()
+    if words == visible or VISIBLE in subject.wanted.env or not (visible or _ours(subject, VISIBLE)):
+        return ()
+    if not host.gpus and host.gpu_problem is None:
+        return ()  # nobody asked for the GPUs this time
+    before = {named(word, host.gpus) or word for word in words} or _held(process, host)
+    after = {named(word, host.gpus) or word for word in visible}
+    if before == after or (not words and before <= after):
+        return ()
+    shown = [_labels(devices, host) for devices in (before, after)]
+    return (_field(subject.wanted, "gpus", *shown),)
+
+
+def _held(process: Process, host: HostView) -> set[str]:
+    """The GPUs on which a process and its workers hold memory."""
+    pids = {process.pid, *(child.pid for child in process.children)}
+    return {gpu.uuid for gpu in host.gpus if not gpu.split and any(pid in pids for pid, _ in gpu.processes)}
+
+
+def _labels(devices: set[str], host: HostView) -> str | None:
+    """GPUs for a person: their numbers, or what stands for them where they are not there."""
+    labels = {gpu.uuid: gpu.label.removeprefix("GPU ") for gpu in host.gpus}
+    return ", ".join(sorted(labels.get(device, device) for device in devices)) or None
+
+
+def _ours(subject: Subject, name: str) -> bool:
+    """Whether a variable was written by us for this server, now or earlier."""
+    return name in _env_names_on_host(subject.observed)
 
 
 def _version(subject: Subject) -> tuple[Field, ...]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vmreconcile.core.fingerprints import shown
+from vmreconcile.core.gpus.visible import device_variables
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.launch import MARKER, Launch, token_beside
 from vmreconcile.model.observed import HostView
 from vmreconcile.model.secret import HIDDEN
 from vmreconcile.model.steps import KEEP, EnvEntry, SecretRef
-from vmreconcile.model.values import JsonValue
+from vmreconcile.model.values import JsonValue, OriginKind
 from vmreconcile.vllm.catalogue import Catalogue
 from vmreconcile.vllm.command import to_argv
 
@@ -19,6 +20,9 @@ TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - a variable's name
 
 CREDENTIAL = "credential"
 """`vllm_token_delivery`: systemd hands the token over as a file that only the server can read."""
+
+CHOSEN = ("gpu_memory_utilization", "max_model_len")
+"""Settings that may be left to the tool."""
 
 ENV_SECRET = "env."  # noqa: S105 - a prefix
 """Names a secret that stands in a model's own `env`."""
@@ -43,8 +47,15 @@ def make_launch(server: DesiredServer, host: HostView, catalogue: Catalogue, *, 
             "server": server.id.local,
             "port": server.port,
             "env_names": [*sorted(env_names(server))],
+            **({"decided": decided} if (decided := _decided(server)) else {}),
         },
     )
+
+
+def _decided(server: DesiredServer) -> dict[str, JsonValue]:
+    """The numbers that the tool chose: next time they stay, unless something asks for others."""
+    chosen = {name: server.settings[name] for name in CHOSEN if name in server.settings}
+    return {name: each.value for name, each in chosen.items() if each.origin.kind is OriginKind.TOOL}
 
 
 def _as_credential(server: DesiredServer) -> bool:
@@ -66,10 +77,8 @@ def launch_settings(server: DesiredServer) -> dict[str, JsonValue]:
 
 
 def public_env(server: DesiredServer) -> Mapping[str, str]:
-    """The environment without the token: the user's entries, the GPUs asked for by index, our marker."""
-    env = {name: str(setting.value) for name, setting in server.env.items()}
-    if isinstance(server.gpus, tuple):
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in server.gpus)
+    """The environment without the token: the user's entries, the GPUs that were decided on, our marker."""
+    env = {name: str(setting.value) for name, setting in server.env.items()} | device_variables(server.visible)
     env[MARKER] = server.id.slug
     return env
 

@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from vmreconcile.core.actions import Decision, decide, decide_unclaimed, exists
-from vmreconcile.core.blocks import Block, block_of
+from vmreconcile.core.blocks import block_of, cordoned
 from vmreconcile.core.diff import Drift, Subject, drift_of
 from vmreconcile.core.fingerprints import Known, digest
+from vmreconcile.core.gpus.applied import with_placed
+from vmreconcile.core.gpus.place import Placing, lore_of
 from vmreconcile.core.launching import launch_settings, make_launch
 from vmreconcile.core.notices import notices, shared_machines
 from vmreconcile.core.phases import phase_of, runtime_of
+from vmreconcile.core.placing import making_room, placing_of
 from vmreconcile.core.shadows import idle_note, shadow_of
 from vmreconcile.core.tuning import tuned
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health
+from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Phase
-from vmreconcile.model.plan import Action, Change, Gate, Plan, Reason
+from vmreconcile.model.plan import Action, Block, Change, Gate, Plan, Reason
 from vmreconcile.model.steps import RemoveServer, Step
 from vmreconcile.model.values import JsonValue
 from vmreconcile.runtimes.registry import choose
@@ -50,12 +54,17 @@ class Options:
 def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
     """The plan for every host that was observed."""
     shared = shared_machines(view)
+    lore = lore_of(view, options.models)
+    asks: set[ServerId] = set()
     by_host: dict[str, list[DesiredServer]] = {}
     for server in desired.servers:
         by_host.setdefault(server.id.host, []).append(server)
     changes: list[Change] = []
     for host in view.hosts:
-        changes += _plan_host(by_host.get(host.host, []), host, options, unsafe_prune=host.host in shared)
+        wanted = by_host.get(host.host, [])
+        placing = placing_of(wanted, host, lore)
+        asks |= placing.asks
+        changes += _plan_host(wanted, host, placing, options, unsafe_prune=host.host in shared)
     gone = {unreachable.host for unreachable in view.unreachable}
     return Plan(
         changes=tuple(sorted(changes, key=lambda change: change.server)),
@@ -66,6 +75,7 @@ def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
             server.id for server in desired.servers if server.id.host in gone and _selected(server.id, options)
         ),
         diagnostics=(*desired.warnings, *shared.values(), *notices(view)),
+        asks=frozenset(server for server in asks if _selected(server, options)),
     )
 
 
@@ -100,9 +110,11 @@ class _Judged:
         return self.decision.action in {Action.STOP, Action.REMOVE} or (self.decision.disruptive and self.moves)
 
 
-def _plan_host(wanted: list[DesiredServer], host: HostView, options: Options, *, unsafe_prune: bool) -> list[Change]:
-    judged = [_judge(subject_of(server, host, options.known), options) for server in wanted]
-    judged = [each for each in judged if _selected(each.subject.wanted.id, options)]
+def _plan_host(
+    wanted: list[DesiredServer], host: HostView, placing: Placing, options: Options, *, unsafe_prune: bool
+) -> list[Change]:
+    subjects = [subject_of(server, host, options.known, placing.placed.get(server.id)) for server in wanted]
+    judged = [_judge(each, options) for each in subjects if _selected(each.wanted.id, options)]
     slugs = {server.id.slug for server in wanted}
     unclaimed: list[Change] = []
     freed: dict[int, str] = {}
@@ -113,8 +125,15 @@ def _plan_host(wanted: list[DesiredServer], host: HostView, options: Options, *,
             unclaimed.append(change)
             if change.pending:
                 freed |= _ports(observed)
-    blocks = _blocks(judged, freed, options.refused)
-    return [*unclaimed, *(_change(each, blocks.get(each.subject.wanted.id)) for each in judged)]
+    blocks = _blocks(judged, freed, {**placing.blocks, **options.refused})
+    changes = [_change(each, blocks.get(each.subject.wanted.id)) for each in judged]
+    return [*unclaimed, *making_room([_noted(change, placing) for change in changes], host)]
+
+
+def _noted(change: Change, placing: Placing) -> Change:
+    """With what a person should know of the GPUs that it is about to get."""
+    note = placing.notes.get(change.server, "")
+    return replace(change, note=note) if note and not change.note and change.pending else change
 
 
 def _ports(observed: ObservedServer) -> dict[int, str]:
@@ -135,19 +154,22 @@ def _blocks(
         found = {each.subject.wanted.id: block_of(each.subject, leaving) for each in judged if each.starts}
         now = {server: block for server, block in found.items() if block is not None}
         for each in judged:
-            if each.loads and each.shadow is not None:
-                now.setdefault(each.subject.wanted.id, each.shadow)
-            if each.loads and each.subject.wanted.id in refused:
-                now.setdefault(each.subject.wanted.id, refused[each.subject.wanted.id])
+            if not each.loads:
+                continue
+            name = each.subject.wanted.id
+            for block in (cordoned(each.subject.wanted), each.shadow, refused.get(name)):
+                if block is not None:
+                    now.setdefault(name, block)
         if now.keys() == blocks.keys():
             return now
         blocks = now
 
 
-def subject_of(server: DesiredServer, host: HostView, known: Known) -> Subject:
-    """A wanted server beside what was seen of it."""
+def subject_of(server: DesiredServer, host: HostView, known: Known, placed: Placed | None = None) -> Subject:
+    """A wanted server beside what was seen of it, with what was decided about its GPUs."""
     catalogue = catalogue_for(host.installed(server.executable).version)
     server, tuning = tuned(server, host, catalogue)
+    server = with_placed(server, placed)
     token_known = server.token is not None and server.token in known.tokens
     return Subject(
         wanted=server,
@@ -158,6 +180,7 @@ def subject_of(server: DesiredServer, host: HostView, known: Known) -> Subject:
         catalogue=catalogue,
         known=known,
         tuning=tuning,
+        placed=placed,
     )
 
 
@@ -204,6 +227,7 @@ def _change(judged: _Judged, block: Block | None) -> Change:
         stops=_taking_down(subject, decision),
         steps=_steps(subject, decision),
         early=judged.moves and decision.disruptive,
+        placed=subject.placed,
         gate=gate_of(subject.wanted) if subject.wanted.state is DesiredState.RUNNING else None,
         digest=digest_of(subject.host, subject.observed),
     )

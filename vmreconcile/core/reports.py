@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vmreconcile.errors import Diagnostic, Severity
+from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Orphan, Phase, Stranger, Unreachable
 from vmreconcile.model.outcome import Outcome, Result, Status
@@ -23,6 +24,11 @@ def plan_json(plan: Plan) -> Json:
         "summary": summary_json(plan),
         "changes": [change_json(change) for change in plan.changes if change.action is not Action.NOOP],
         "servers": [*map(_server_json, plan.changes), *map(_unreachable_server_json, plan.unreachable_servers)],
+        "placements": [
+            placement_json(change.server, change.placed)
+            for change in plan.changes
+            if change.placed and change.placed.devices
+        ],
         "strangers": [stranger_json(stranger) for stranger in plan.strangers],
         "orphans": [orphan_json(orphan) for orphan in plan.orphans],
         "unreachable": [unreachable_json(host) for host in plan.unreachable],
@@ -52,6 +58,17 @@ def change_json(change: Change) -> Json:
         "reason": change.reason.value,
         "disruptive": change.disruptive,
         "fields": [field_json(field) for field in change.fields],
+    }
+
+
+def placement_json(server: ServerId, placed: Placed) -> Json:
+    """The GPUs of a server that is to run, by rank, the numbers that the tool chose for it, and why."""
+    return {
+        "server": str(server),
+        "devices": list(placed.devices),
+        "settings": dict(sorted(placed.settings.items())),
+        "requested_bytes": placed.requested,
+        "reasons": list(placed.reasons),
     }
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from vmreconcile.core.blocks import Block
 from vmreconcile.core.diff import Drift, Subject, is_env_file_right, other_tokens
 from vmreconcile.model.observed import TokenPlace
-from vmreconcile.model.plan import Field, Reason
+from vmreconcile.model.plan import Block, Field, Reason
 
 CLOCK_S = 2.0
 """Start times of processes are known to a second or so (btime in /proc/stat), so a file must be older than this."""

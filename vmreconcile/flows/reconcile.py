@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from vmreconcile.core.access import OWN_ENDPOINT, block_by, elsewhere, questions_about, unreachable_notes
@@ -13,11 +13,12 @@ from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.flows.execute import execute
 from vmreconcile.flows.prepare import Prepared
 from vmreconcile.flows.run import Reporter, Run
-from vmreconcile.model.desired import DesiredFleet
+from vmreconcile.model.desired import DesiredFleet, DesiredServer
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView
 from vmreconcile.model.outcome import Outcome
-from vmreconcile.model.plan import Action, Plan
+from vmreconcile.model.plan import Action, Block, Plan
+from vmreconcile.vllm.memory.stored import Checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +39,30 @@ REACHED_BY = ("ansible_connection", "ansible_host", "ansible_port", "vllm_state_
 def observe_and_plan(prepared: Prepared, scope: Scope = EVERYTHING, *, once: bool = False) -> tuple[FleetView, Plan]:
     """Look at every selected host and plan; changes nothing anywhere. `once`: no host is asked again afterwards."""
     view = prepared.fleet.observe(prepared.hosts, once=once)
-    return view, make_plan(within(prepared), view, _options(prepared, scope))
+    return view, plan_of(prepared, scope, view)
 
 
-def _options(prepared: Prepared, scope: Scope) -> Options:
-    return Options(
-        known=prepared.known, prune=scope.prune, only=scope.only, restart=scope.restart, actions=scope.actions
+def plan_of(prepared: Prepared, scope: Scope, view: FleetView, refused: Mapping[ServerId, Block] | None = None) -> Plan:
+    """Plan for hosts that were seen. The files of models are read only where their memory must be known for it."""
+    options = Options(
+        known=prepared.known,
+        prune=scope.prune,
+        only=scope.only,
+        restart=scope.restart,
+        actions=scope.actions,
+        refused=refused or {},
     )
+    desired = within(prepared)
+    plan = make_plan(desired, view, options)
+    if not plan.asks:
+        return plan
+    asked = [server for server in desired.servers if server.id in plan.asks]
+    return make_plan(desired, view, replace(options, models=read_models(asked, prepared)))
+
+
+def read_models(servers: Iterable[DesiredServer], prepared: Prepared) -> dict[ServerId, Checkpoint]:
+    """Tmp"""
+    return {}
 
 
 def checked(prepared: Prepared, scope: Scope, view: FleetView, plan: Plan) -> Plan:
@@ -60,7 +78,7 @@ def checked(prepared: Prepared, scope: Scope, view: FleetView, plan: Plan) -> Pl
     refused = {server: block_by(question, verdicts[question]) for server, question in questions.items()}
     blocks = {server: block for server, block in refused.items() if block is not None}
     if blocks:
-        plan = make_plan(desired, view, replace(_options(prepared, scope), refused=blocks))
+        plan = plan_of(prepared, scope, view, blocks)
     unchecked = map(_unchecked, unreachable_notes(verdicts.items()))
     loading = (server for server in desired.servers if server.id in questions)
     other = elsewhere(loading, prepared.hub.options.environ)

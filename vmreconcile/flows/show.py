@@ -9,10 +9,11 @@ from vmreconcile.core.fingerprints import shown as showable
 from vmreconcile.core.launching import public_env
 from vmreconcile.core.phases import phase_of
 from vmreconcile.core.planning import DEFAULT_STARTUP_TIMEOUT_S, subject_of
-from vmreconcile.core.reports import field_json
+from vmreconcile.core.reports import field_json, placement_json
 from vmreconcile.core.selection import similar
 from vmreconcile.errors import UsageError
 from vmreconcile.flows.prepare import Prepared
+from vmreconcile.flows.reconcile import EVERYTHING, plan_of
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer, Unreachable
@@ -57,11 +58,15 @@ def show_server(server: ServerId, prepared: Prepared) -> Shown:
         "desired": _wanted(wanted) if wanted else None,
         "observed": _observed(observed, host, wanted) if observed and host else None,
         "argv": None,
+        "placement": None,
         "tuning": [],
         "drift": [],
     }
     if wanted and host:
-        subject = subject_of(wanted, host, prepared.known)
+        plan = plan_of(prepared, EVERYTHING, view)
+        placed = next((change.placed for change in plan.changes if change.server == server), None)
+        subject = subject_of(wanted, host, prepared.known, placed)
+        document["placement"] = placement_json(server, placed) if placed and placed.devices else None
         document["desired"] = _wanted(subject.wanted)
         document["tuning"] = [tuned_json(each) for each in subject.tuning]
         document["argv"] = list(subject.launch.argv)

@@ -65,6 +65,10 @@ class DesiredServer:
     needs: Needs = field(default_factory=Needs)
     cordon: str = ""
     """Why nothing new is started of it, "" where it is not cordoned."""
+    host_cordon: str = ""
+    """The same, said of its host."""
+    cordoned_gpus: tuple[str, ...] = ()
+    """GPUs of its host on which nothing new is put: indices, or UUIDs."""
     token: str | None = "default"  # noqa: S105 - the name of a source
     delivery: str = "environment"
     """How the token reaches the server: 'environment', or 'credential' (systemd's LoadCredential=)."""

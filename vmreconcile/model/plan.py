@@ -90,6 +90,15 @@ class Reason(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One obstacle: a reason of the closed set, what was seen, what to do."""
+
+    reason: Reason
+    note: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
     """One value that differs: `before` as observed, `after` as wanted, `origin` where that was said."""
 
@@ -121,6 +130,8 @@ class Change:
     stops: tuple[Step, ...] = ()
     steps: tuple[Step, ...] = ()
     early: bool = False
+    frees: bool = False
+    """Whether it gives up memory of a GPU that another server of this plan takes."""
     gate: Gate | None = None
     placed: Placed | None = None
     """What was decided about GPUs and memory; None for a server that is not to run."""
@@ -152,6 +163,8 @@ class Plan:
     unreachable: tuple[Unreachable, ...] = ()
     unreachable_servers: tuple[ServerId, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
+    asks: frozenset[ServerId] = frozenset()
+    """Servers for which the files of their models would have told how much memory they need."""
 
     @property
     def pending(self) -> tuple[Change, ...]:

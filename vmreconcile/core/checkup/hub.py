@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmreconcile.core.blocks import Block
 from vmreconcile.core.checkup.patient import Patient, judged
 from vmreconcile.model.checkup import Check, Health
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.plan import Block
 from vmreconcile.model.showing import masked
 
 REMEDY = "look at the host's network, or at HTTPS_PROXY and HF_ENDPOINT under env; models on the host still start"

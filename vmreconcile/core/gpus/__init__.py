@@ -1,0 +1,1 @@
+"""Which GPUs a server gets, how much of their memory, and why it may get none. Pure."""

@@ -1,0 +1,116 @@
+"""The GPUs of one host before anything is placed: which can be used, and what others hold of their memory. Pure.
+
+What counts as others': every process that is none of the servers that will run there, also servers of ours that nobody
+wants. Memory that no process is seen to hold is somebody's, too: containers hide theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vmreconcile.core.gpus.visible import named
+from vmreconcile.model.gpus import PROHIBITED, Gpu
+from vmreconcile.model.observed import HostView, ObservedServer
+from vmreconcile.vllm.memory.arguments import Gpu as Card
+from vmreconcile.vllm.memory.gpus import seen_gpu
+from vmreconcile.vllm.memory.predict import CONTEXT
+from vmreconcile.vllm.memory.sizes import GIB
+
+UNSEEN = GIB
+"""Memory that no process is seen to hold, from which on it counts: drivers and displays keep less."""
+
+GRAVE_XIDS = frozenset({48, 64, 74, 79, 95, 119, 120, 140, 143, 154})
+"""Errors after which a GPU needs a reset or a repair (NVIDIA, "XID Errors": recommended actions). One that was reset
+since cannot be told from one that was not, so such a GPU is only taken last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds memory of a GPU: bytes, and words for a person."""
+
+    size: int
+    who: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """The GPUs by UUID in their order, with the bytes that programs have (as CUDA tells them) and what others hold."""
+
+    gpus: Mapping[str, Gpu] = field(default_factory=dict)
+    cards: Mapping[str, Card] = field(default_factory=dict)
+    others: Mapping[str, tuple[Holder, ...]] = field(default_factory=dict)
+    cordoned: frozenset[str] = frozenset()
+
+    def held(self, uuid: str) -> int:
+        """Bytes that others hold."""
+        return sum(holder.size for holder in self.others.get(uuid, ()))
+
+    def room(self, uuid: str, tenants: int) -> int:
+        """Bytes for so many servers together, without the context of CUDA that each has beside what it counts."""
+        return self.cards[uuid].total - self.held(uuid) - tenants * CONTEXT
+
+    def named(self, word: str) -> str | None:
+        """The UUID that a word means."""
+        return named(word, self.gpus.values())
+
+
+def ground_of(host: HostView, staying: Iterable[ObservedServer], cordoned: Iterable[str]) -> Ground:
+    """Read a host. `staying` are the servers that will run there; `cordoned` is as it was written."""
+    gpus = {gpu.uuid: gpu for gpu in sorted(host.gpus, key=_order) if gpu.memory_total}
+    ours = {pid for server in staying for pid in pids_of(server)}
+    names = _names(host)
+    bare = Ground(gpus=gpus, cards={uuid: seen_gpu(gpu.name, gpu.memory_total) for uuid, gpu in gpus.items()})
+    return Ground(
+        gpus=gpus,
+        cards=bare.cards,
+        others={uuid: tuple(_others(gpu, bare.cards[uuid], ours, names)) for uuid, gpu in gpus.items()},
+        cordoned=frozenset(uuid for word in cordoned if (uuid := bare.named(word)) is not None),
+    )
+
+
+def _order(gpu: Gpu) -> tuple[int, int]:
+    return gpu.index, -1 if gpu.instance is None else gpu.instance
+
+
+def pids_of(server: ObservedServer) -> set[int]:
+    """Every process of a server; workers whose root died belong to it, and go before it starts again."""
+    process = server.process
+    roots = {process.pid, *(child.pid for child in process.children)} if process else set()
+    return roots | {worker.pid for worker in server.orphans}
+
+
+def _names(host: HostView) -> dict[int, str]:
+    """What is known of processes that hold memory of GPUs."""
+    names = {stranger.pid: f"not ours: {stranger.what[:60]}" for stranger in host.strangers}
+    names |= {orphan.pid: f"an orphaned {orphan.title or 'worker'}" for orphan in host.orphans}
+    for server in host.servers:
+        names |= dict.fromkeys(pids_of(server), f"our server {server.slug}")
+    return names
+
+
+def _others(gpu: Gpu, card: Card, ours: set[int], names: Mapping[int, str]) -> Iterable[Holder]:
+    """The memory that is not for the servers that stay, the largest first."""
+    rows = [row for row in gpu.processes if row[0] not in ours]
+    found = [Holder(size=size, who=f"pid {pid} ({names.get(pid, 'not ours')})") for pid, size in rows if size]
+    yield from sorted(found, key=lambda holder: (-holder.size, holder.who))
+    if any(size is None for _, size in gpu.processes):
+        return  # the driver does not tell who holds how much: what is left over says nothing
+    told = sum(size or 0 for _, size in gpu.processes)
+    unseen = gpu.memory_used - told - (gpu.memory_total - card.total)
+    if unseen > UNSEEN and not gpu.split:
+        yield Holder(size=unseen, who="processes that cannot be seen from here")
+
+
+def flaw_of(gpu: Gpu) -> str:
+    """Why no server can be put on a GPU, "" where one can."""
+    if gpu.split:
+        return "is split into instances (MIG)"
+    if gpu.compute_mode == PROHIBITED:
+        return "is closed to programs (compute mode prohibited)"
+    return "has memory that could not be remapped" if gpu.remapping_failed else ""
+
+
+def is_suspect(gpu: Gpu) -> bool:
+    """Whether other GPUs should be taken first."""
+    return bool(gpu.ecc_errors) or not GRAVE_XIDS.isdisjoint(gpu.xids)

@@ -1,0 +1,204 @@
+"""How much of its GPUs each server gets: the numbers that are left to the tool, for all of a host at once. Pure.
+
+Alone and with no need stated, vLLM's own default stands. Else a server gets the least that meets its needs; those that
+state none share what is left in proportion to what they need. What runs keeps its number as long as it may.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vmreconcile.core.gpus.demand import Demand, gib
+from vmreconcile.core.gpus.seats import STEP, Seats, demands
+from vmreconcile.core.gpus.tenants import Tenant
+from vmreconcile.model.names import ServerId
+from vmreconcile.vllm.memory.predict import CONTEXT
+
+TOLERANCE = 1.5 * STEP
+"""A running server is not restarted for less: predictions and measurements differ by as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A server's utilization, None for vLLM's default, and why. `kept`: it runs with that, and was chosen so before."""
+
+    number: float | None
+    why: str
+    kept: bool = False
+
+    def of(self, tenant: Tenant) -> float:
+        """The number, whoever says it."""
+        return tenant.default if self.number is None else self.number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overfull:
+    """A GPU on which servers ask for more than there is, and the one of them that must wait."""
+
+    uuid: str
+    last: Tenant
+
+
+Shares = Mapping[ServerId, Share]
+
+
+def shares(seats: Seats) -> Shares | Overfull:
+    """Numbers for every server that has GPUs; or a GPU that cannot hold those who ask for it."""
+    loose: set[ServerId] = set()
+    while True:
+        found = _least(seats, loose)
+        tight = _overfull(seats, found)
+        if tight is None:
+            return _spread(seats, found)
+        kept = {tenant.id for tenant in seats.on(tight) if found[tenant.id].kept}
+        if not kept:
+            return _give_up(seats, tight)
+        loose |= kept
+
+
+def _give_up(seats: Seats, uuid: str) -> Shares | Overfull:
+    """The last in rank among those that do not run yet must wait."""
+    waiting = [tenant for tenant in seats.on(uuid) if not tenant.runs] or list(seats.on(uuid))
+    return Overfull(uuid=uuid, last=waiting[-1])
+
+
+def _least(seats: Seats, loose: set[ServerId]) -> dict[ServerId, Share]:
+    """What each gets at least."""
+    return {server: _one(tenant, seats, loose=server in loose) for server, tenant in seats.tenants.items()}
+
+
+def _one(tenant: Tenant, seats: Seats, *, loose: bool) -> Share:
+    devices = seats.taken[tenant.id]
+    if tenant.number is not None or not devices:
+        return Share(number=tenant.number, why="")
+    if not loose and _may_stay(tenant, seats):
+        return _as_it_runs(tenant, seats)
+    if _is_alone(tenant, seats):
+        return _undisturbed(tenant)
+    found = demands(tenant, devices)
+    unknown = next((reason for reason in found.values() if isinstance(reason, str)), "")
+    if unknown:
+        return Share(number=None, why=f"vLLM's own default: {unknown}")
+    needed = max(_share_of(demand, uuid, seats) for uuid, demand in found.items())
+    return Share(number=_up(max(needed, tenant.floor)), why=_told(tenant, next(iter(found.values()))))
+
+
+def _undisturbed(tenant: Tenant) -> Share:
+    if tenant.floor > tenant.default:
+        return Share(number=tenant.floor, why="alone there; a tuning rule asks for no less")
+    return Share(number=None, why="alone there: vLLM's own default")
+
+
+def _as_it_runs(tenant: Tenant, seats: Seats) -> Share:
+    number = tenant.runs_with if tenant.runs_with != tenant.default else None
+    more = number is not None and number < tenant.default and not seats.beside(tenant)
+    why = "as it runs; alone there now, a restart would give it vLLM's own default" if more else "as it runs"
+    return Share(number=number, why=why, kept=True)
+
+
+def _may_stay(tenant: Tenant, seats: Seats) -> bool:
+    """Whether a running server keeps its number: the tool chose it, rules allow it, and it meets its needs."""
+    if not tenant.runs or not tenant.chosen or tenant.runs_with is None:
+        return False
+    if tenant.runs_with + STEP / 2 < tenant.floor:
+        return False
+    if not tenant.server.needs.stated:
+        return True
+    found = demands(tenant, seats.taken[tenant.id])
+    return all(_share_of(demand, uuid, seats) <= tenant.runs_with + TOLERANCE for uuid, demand in found.items())
+
+
+def _share_of(demand: Demand | str, uuid: str, seats: Seats) -> float:
+    return 0.0 if isinstance(demand, str) else demand.total / seats.ground.cards[uuid].total
+
+
+def _is_alone(tenant: Tenant, seats: Seats) -> bool:
+    """Whether vLLM's default may stand: nothing is asked, nobody of ours is beside it, and others leave that much."""
+    if tenant.server.needs.stated or "kv_cache_memory_bytes" in tenant.server.settings or seats.beside(tenant):
+        return False
+    ground = seats.ground
+    share = max(tenant.default, tenant.floor)
+    return all(
+        not ground.others[uuid] or ground.room(uuid, 1) >= share * ground.cards[uuid].total
+        for uuid in seats.taken[tenant.id]
+    )
+
+
+def _told(tenant: Tenant, demand: Demand | str) -> str:
+    if isinstance(demand, str):
+        return demand
+    parts = f"{gib(demand.beside)} GiB {demand.basis} beside the KV cache"
+    needs = tenant.server.needs
+    if needs.kv_tokens is not None:
+        return f"{parts}, {gib(demand.asked)} for {needs.kv_tokens:,} tokens"
+    if needs.concurrency is not None:
+        return f"{parts}, {gib(demand.asked)} for {needs.concurrency:g} requests at once"
+    return f"{parts}, {gib(demand.least)} for one request"
+
+
+def _overfull(seats: Seats, found: Shares) -> str | None:
+    """A GPU on which somebody starts and more is asked for than there is."""
+    for uuid in seats.ground.gpus:
+        tenants = seats.on(uuid)
+        if all(_stays(tenant, found[tenant.id]) for tenant in tenants):
+            continue  # all of it is in use as it is: nobody asks for memory
+        if _asked(tenants, found) > _capacity(seats, uuid, tenants) + 1e-9:
+            return uuid
+    return None
+
+
+def _stays(tenant: Tenant, share: Share) -> bool:
+    return share.kept or (tenant.runs and tenant.number is not None and tenant.number == tenant.runs_with)
+
+
+def _asked(tenants: tuple[Tenant, ...], found: Shares) -> float:
+    return sum(found[tenant.id].of(tenant) for tenant in tenants)
+
+
+def _capacity(seats: Seats, uuid: str, tenants: tuple[Tenant, ...]) -> float:
+    """The sum of utilizations that a GPU bears.
+
+    CUDA's context of each process is only counted where the tool chooses a number: one that a person wrote may well
+    use up what is estimated for it.
+    """
+    ground, total = seats.ground, seats.ground.cards[uuid].total
+    written = sum(tenant.number is not None for tenant in tenants)
+    return (ground.room(uuid, len(tenants)) + written * CONTEXT) / total
+
+
+def _spread(seats: Seats, found: dict[ServerId, Share]) -> Shares:
+    """What is left of each GPU for those that state no needs, in proportion to what they need."""
+    sharing = {
+        server: tenant
+        for server, tenant in seats.tenants.items()
+        if found[server].number is not None
+        and tenant.number is None
+        and not found[server].kept
+        and not tenant.server.needs.stated
+        and "kv_cache_memory_bytes" not in tenant.server.settings
+        and not _is_alone(tenant, seats)
+    }
+    grown = dict(found)
+    for server, tenant in sharing.items():
+        best = min(_grown(tenant, uuid, seats, found, sharing) for uuid in seats.taken[server])
+        number = min(max(tenant.default, found[server].of(tenant)), _down(best))
+        grown[server] = Share(number=max(number, found[server].of(tenant)), why=f"shared; {found[server].why}")
+    return grown
+
+
+def _grown(tenant: Tenant, uuid: str, seats: Seats, found: Shares, sharing: Mapping[ServerId, Tenant]) -> float:
+    tenants = seats.on(uuid)
+    rest = max(0.0, _capacity(seats, uuid, tenants) - _asked(tenants, found))
+    whole = sum(found[each.id].of(each) for each in tenants if each.id in sharing)
+    mine = found[tenant.id].of(tenant)
+    return mine + rest * mine / whole if whole else mine
+
+
+def _up(number: float) -> float:
+    return round(math.ceil(round(number / STEP, 6)) * STEP, 2)
+
+
+def _down(number: float) -> float:
+    return round(math.floor(round(number / STEP, 6)) * STEP, 2)

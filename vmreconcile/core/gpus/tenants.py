@@ -1,0 +1,163 @@
+"""Each server that is to run on a host, as one who asks for GPUs: how many, which, how much of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from vmreconcile.core.gpus.demand import SHARE, Demand
+from vmreconcile.core.gpus.ground import Ground, pids_of
+from vmreconcile.core.gpus.visible import VISIBLE, split_words
+from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import EnvValue, ObservedServer
+from vmreconcile.model.tuning import Manner, Tuned
+from vmreconcile.model.values import JsonValue, OriginKind
+from vmreconcile.vllm.catalogue import Catalogue
+from vmreconcile.vllm.command import from_argv
+from vmreconcile.vllm.world import gpus_needed
+
+CPU = "cpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """One server. `server` has what tuning rules set; `version` is its host's vLLM.
+
+    `count` GPUs are wanted, 0 where the choice is not ours. `listed` are words for GPUs that somebody wrote.
+    `number` is a utilization that somebody wrote, `floor` the least that a rule allows, `default` what vLLM takes by
+    itself. `runs_with` is what its process was started with, `chosen` whether the tool chose that.
+    """
+
+    server: DesiredServer
+    observed: ObservedServer
+    catalogue: Catalogue
+    version: str
+    count: int
+    listed: tuple[str, ...] = ()
+    number: float | None = None
+    floor: float = 0.0
+    default: float = 0.9
+    runs_with: float | None = None
+    runs_long: int | None = None
+    chosen: bool = False
+    demand: Callable[[str], Demand | str] = field(default=lambda _: "nobody asked", compare=False)
+    """What it needs of a GPU, by UUID; in words why nobody can say. Notes that the model's files are wanted."""
+    hint: Callable[[str], Demand | str] = field(default=lambda _: "nobody asked", compare=False)
+    """The same, where it is known anyway."""
+
+    @property
+    def id(self) -> ServerId:
+        """Its name."""
+        return self.server.id
+
+    @property
+    def runs(self) -> bool:
+        """Whether its process is there."""
+        return self.observed.process is not None
+
+    @property
+    def rank(self) -> tuple[int, int, ServerId]:
+        """Who chooses first: the more important, then the larger, then by name."""
+        return self.server.priority, -self.count, self.id
+
+
+def tenant_of(
+    server: DesiredServer, tuning: tuple[Tuned, ...], observed: ObservedServer, catalogue: Catalogue, version: str
+) -> Tenant:
+    """Read a wanted server; its `demand` is filled in by who knows the GPUs."""
+    settings = {name: setting.value for name, setting in server.settings.items()}
+    floors = [each.rule.sets[SHARE][1] for each in tuning if _is_floor(each)]
+    running = _started_with(observed, catalogue)
+    share = running.get(SHARE)
+    default = _default(catalogue)
+    length = running.get("max_model_len")
+    decided = observed.record.decided if observed.record else {}
+    return Tenant(
+        server=server,
+        observed=observed,
+        catalogue=catalogue,
+        version=version,
+        count=_count(server, settings),
+        listed=_listed(server),
+        number=_number(server, tuning),
+        floor=max((float(floor) for floor in floors if isinstance(floor, int | float)), default=0.0),
+        default=default,
+        runs_with=float(share) if isinstance(share, int | float) else default if observed.process else None,
+        runs_long=length if isinstance(length, int) else None,
+        chosen=share is None or decided.get(SHARE) == share,
+    )
+
+
+def _is_floor(each: Tuned) -> bool:
+    return each.argument == SHARE and each.rule.sets.get(SHARE, (None,))[0] is Manner.AT_LEAST
+
+
+def _number(server: DesiredServer, tuning: tuple[Tuned, ...]) -> float | None:
+    """A utilization that is not left to the tool: written by somebody, or a rule's own value."""
+    setting = server.settings.get(SHARE)
+    if setting is None or not isinstance(setting.value, int | float):
+        return None
+    of_floor = setting.origin.kind is OriginKind.TUNING and not any(
+        each.argument == SHARE and not _is_floor(each) and each.value == setting.value for each in tuning
+    )
+    return None if of_floor else float(setting.value)
+
+
+def _default(catalogue: Catalogue) -> float:
+    argument = catalogue.arguments.get(SHARE)
+    value = argument.default if argument else None
+    return float(value) if isinstance(value, int | float) else 0.9
+
+
+def _started_with(observed: ObservedServer, catalogue: Catalogue) -> Mapping[str, JsonValue]:
+    command = from_argv(observed.process.argv, catalogue) if observed.process else None
+    return command.settings if command else {}
+
+
+def _count(server: DesiredServer, settings: Mapping[str, JsonValue]) -> int:
+    """GPUs that it takes; 0 where that is not known here, or it runs on the CPU."""
+    if settings.get("device") == CPU:
+        return 0
+    if isinstance(server.gpus, tuple):
+        return len(server.gpus)
+    if isinstance(server.gpus, int):
+        return server.gpus
+    return gpus_needed(settings) or 0
+
+
+def _listed(server: DesiredServer) -> tuple[str, ...]:
+    if isinstance(server.gpus, tuple):
+        return tuple(map(str, server.gpus))
+    said = server.env.get(VISIBLE)
+    return split_words(str(said.value)) if said else ()
+
+
+def where_now(tenant: Tenant, ground: Ground) -> tuple[str, ...]:
+    """The GPUs that a server is on, or was on when it last ran, by rank; () where that cannot be told.
+
+    What its processes hold says it before the environment does: an index means another GPU where CUDA counts in its
+    own order.
+    """
+    observed = tenant.observed
+    process, env_file = observed.process, observed.env_file
+    env = process.env if process else env_file.env if env_file else {}
+    words = _words(env.get(VISIBLE))
+    named = [uuid for word in words if (uuid := ground.named(word)) is not None]
+    if len(named) < len(words):
+        named = []
+    pids = pids_of(observed)
+    held = [uuid for uuid, gpu in ground.gpus.items() if any(pid in pids for pid, _ in gpu.processes) and not gpu.split]
+    if process and not set(held) <= set(named):
+        return tuple(held)
+    return tuple(named)
+
+
+def was_told(tenant: Tenant) -> bool:
+    """Whether a running server was given GPUs by name."""
+    process = tenant.observed.process
+    return process is not None and bool(_words(process.env.get(VISIBLE)))
+
+
+def _words(value: EnvValue | None) -> tuple[str, ...]:
+    return split_words(value.value) if value else ()

@@ -1,0 +1,65 @@
+"""From wanted servers and a host's facts to who gets which GPUs, tuning rules applied. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from vmreconcile.core.gpus.place import Lore, Placing, place
+from vmreconcile.core.gpus.tenants import Tenant, tenant_of
+from vmreconcile.core.gpus.visible import VISIBLE, named, split_words
+from vmreconcile.core.tuning import tuned
+from vmreconcile.model.desired import DesiredServer, DesiredState
+from vmreconcile.model.observed import HostView
+from vmreconcile.model.plan import Action, Change
+from vmreconcile.vllm.catalogue import catalogue_for
+
+
+def placing_of(wanted: Iterable[DesiredServer], host: HostView, lore: Lore) -> Placing:
+    """GPUs and numbers for the servers that are to run on a host; the others take none."""
+    running = [server for server in wanted if server.state is DesiredState.RUNNING]
+    return place(host, [_tenant(server, host) for server in running], lore)
+
+
+def _tenant(server: DesiredServer, host: HostView) -> Tenant:
+    version = host.installed(server.executable).version
+    catalogue = catalogue_for(version)
+    server, tuning = tuned(server, host, catalogue)
+    return tenant_of(server, tuning, host.server(server.id.slug), catalogue, version or "")
+
+
+def making_room(changes: Iterable[Change], host: HostView) -> list[Change]:
+    """The changes of one host, those marked that give up what another one takes.
+
+    One that leaves a GPU is taken down first; one that only takes less of it restarts before the other starts.
+    """
+    changes = list(changes)
+    found = []
+    for change in changes:
+        taken = frozenset(
+            uuid
+            for other in changes
+            if other.server != change.server and other.pending and other.placed and _loads(other)
+            for uuid in other.placed.devices
+        )
+        now = _now(change, host) if change.pending and change.disruptive and change.placed else frozenset()
+        stays = frozenset(change.placed.devices) if change.placed else frozenset()
+        leaves, shrinks = bool((now - stays) & taken), bool(now & stays & taken)
+        found.append(replace(change, early=change.early or leaves, frees=leaves or shrinks))
+    return found
+
+
+def _loads(change: Change) -> bool:
+    return change.action is Action.START or change.disruptive
+
+
+def _now(change: Change, host: HostView) -> frozenset[str]:
+    """The GPUs on which a server holds memory, or which it was given."""
+    process = host.server(change.server.slug).process
+    if process is None:
+        return frozenset()
+    pids = {process.pid, *(child.pid for child in process.children)}
+    held = frozenset(gpu.uuid for gpu in host.gpus if any(pid in pids for pid, _ in gpu.processes))
+    seen = process.env.get(VISIBLE)
+    words = split_words(seen.value) if seen else ()
+    return held | frozenset(uuid for word in words if (uuid := named(word, host.gpus)))
