@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.lab.fake_gpu_host import GpuHost
 from tests.lab.fake_kernel import FakeProcess, Kernel, Refusal, model_of
 from tests.lab.fake_systemd import FakeSystemd
 from tests.lab.fake_view import observation
@@ -50,7 +51,7 @@ class Lifeline:
                 self.steps -= 1
 
 
-class FakeHost:
+class FakeHost(GpuHost):
     """One host. `kernel` and `systemd` are there to be looked at and broken."""
 
     def __init__(
@@ -61,11 +62,13 @@ class FakeHost:
         uid: int = 0,
         installed: Mapping[str, tuple[str, str]] | None = None,
         hostname: str = "",
+        gpus: int = 0,
     ) -> None:
         """`systemd` is its version, None: none runs. `installed`: what may be asked for → (path, version)."""
+        super().__init__()
         self.name = name
         self.hostname = hostname or name
-        self.kernel = Kernel(uid=uid, installed=installed)
+        self.kernel = Kernel(uid=uid, installed=installed, name=name)
         self.user, self.home = ("root", "/root") if uid == 0 else ("op", "/home/op")
         folder = "/etc/systemd/system" if uid == 0 else f"{self.home}/.config/systemd/user"
         self.systemd = FakeSystemd(self.kernel, version=systemd, folder=folder)
@@ -84,7 +87,6 @@ class FakeHost:
         """Models fetched, each with whether a server of that name ran meanwhile."""
         self.hub: dict[tuple[str, str], str] = {}
         self.unreachable = ""
-        self.gpus: Json = {"problem": "no NVIDIA driver on this host", "driver": None, "cuda": None, "devices": []}
         self.lost_after: int | None = None
         self.folder_problem: str | None = None
         self.env_problem = ""
@@ -94,6 +96,8 @@ class FakeHost:
         self.requests: list[Json] = []
         self.done: list[Json] = []
         self.answers: list[Json] = []
+        if gpus:
+            self.add_gpus(gpus)
 
     # The session
 
@@ -110,11 +114,15 @@ class FakeHost:
         self._reachable()
         request: Json = json.loads(json.dumps(payload, default=_revealed))
         self.requests.append({key: value for key, value in request.items() if key != "secrets"})
+        self.kernel.catch_up()
         self.kernel.now += self.tick
+        self.kernel.catch_up()
         try:
             answer = self._answer(request, on_progress or _nobody)
         except Refusal as refusal:
             raise AgentError(refusal.kind, str(refusal), path=refusal.path) from refusal
+        finally:
+            self.kernel.catch_up()
         self.answers.append(json.loads(json.dumps(answer)))
         return self.answers[-1]
 
@@ -383,6 +391,7 @@ class FakeHost:
     def reboot(self) -> None:
         """Everything that ran is gone; what is enabled comes back."""
         self.kernel.processes.clear()
+        self.kernel.gpus.clear()
         self.kernel.boots += 1
         self.kernel.now += 60
         self.systemd.boot()

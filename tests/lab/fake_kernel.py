@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tests.lab.fake_gpus import FakeGpus
+from tests.lab.fake_starts import begun, start_on_gpus
 from vmreconcile.vllm.catalogue import catalogue_for
 from vmreconcile.vllm.command import parse_strict
 
@@ -28,7 +30,11 @@ class Refusal(Exception):  # noqa: N818 - what the operating system says no to
 
 @dataclass(slots=True, kw_only=True)
 class Behaviour:
-    """What a vLLM does from its start on; times in seconds of the machine's clock."""
+    """What a vLLM does from its start on; times in seconds of the machine's clock.
+
+    On a machine with GPUs, on each of them: `beside_gib` is what it takes beside the KV cache, weights included, and
+    `needs_gib` the KV cache of one request of `context` tokens, which is how long the model's own context is.
+    """
 
     ready_after: float = 0.0
     exit_code: int | None = None
@@ -36,6 +42,9 @@ class Behaviour:
     health: int = 200
     completes: bool = True
     swallows_term: bool = False
+    beside_gib: float = 3.0
+    needs_gib: float = 0.5
+    context: int = 8192
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,12 +76,19 @@ class FakeProcess:
     behaviour: Behaviour = field(default_factory=Behaviour)
     terms: int = 0
     log_path: str = ""
+    length: int | None = None
+    """The context that it serves, in tokens; None where it looked at no GPU."""
+    cache_config: Mapping[str, str] = field(default_factory=dict)
+    slug: str = ""
+    """The server that it was started as, whose log is its log."""
+    ready_log: list[str] = field(default_factory=list)
+    """Lines that it has yet to log, once it is ready."""
 
 
 class Kernel:
     """The machine."""
 
-    def __init__(self, *, uid: int = 0, installed: Mapping[str, tuple[str, str]] | None = None) -> None:
+    def __init__(self, *, uid: int = 0, installed: Mapping[str, tuple[str, str]] | None = None, name: str = "") -> None:
         """`installed` maps what may be asked for ('' is vllm on PATH) to (path, version)."""
         self.uid = uid
         self.now = BOOTED_AT
@@ -82,6 +98,7 @@ class Kernel:
         self.logs: dict[str, list[str]] = {}
         self.installed = dict({"": ("/usr/local/bin/vllm", "0.32.0")} if installed is None else installed)
         self.behaviours: dict[str, Behaviour] = {}
+        self.gpus = FakeGpus(name, self.processes)
         self.disk_full = False
         self.read_only: tuple[str, ...] = ()
         self._pids = itertools.count(FIRST_PID)
@@ -133,11 +150,23 @@ class Kernel:
         folder = argv[0].rpartition("/")[0]
         root = self.add((f"{folder}/python3", *argv), env=env, unit=unit)
         root.session, root.log_path, root.version, root.behaviour = root.pid, log_path, version, behaviour
-        self.logs.setdefault(slug, []).extend(behaviour.log)
+        log = self.logs.setdefault(slug, [])
+        log += [begun(self, root), *behaviour.log] if self.gpus.devices else behaviour.log
         if behaviour.exit_code is None:
-            root.port = port_of(argv)
+            root.port, root.slug = port_of(argv), slug
             self.add_worker(root)
+            if self.gpus.devices:
+                start_on_gpus(self, slug, root)
+        self.catch_up()
         return root
+
+    def catch_up(self) -> None:
+        """What came of time passing: memory of GPUs given back, logs of those that are ready by now."""
+        self.gpus.settle(self.now)
+        for process in self.processes.values():
+            if process.ready_log and self.health(process) is not None:
+                self.logs.setdefault(process.slug, []).extend(process.ready_log)
+                process.ready_log = []
 
     def _behaviour(self, slug: str, argv: tuple[str, ...], version: str) -> Behaviour:
         """As the test set it, unless vLLM itself refuses the arguments or finds its port taken."""
@@ -160,10 +189,10 @@ class Kernel:
         self.processes[pid] = process
         return process
 
-    def add_worker(self, root: FakeProcess) -> FakeProcess:
-        """An engine below `root`: no arguments and no environment are left of it, only a title."""
+    def add_worker(self, root: FakeProcess, title: str = "VLLM::EngineCore") -> FakeProcess:
+        """An engine or a worker of one below `root`: no arguments and no environment are left of it, only a title."""
         worker = self.add((), unit=root.unit)
-        worker.session, worker.parent, worker.title = root.session, root.pid, "VLLM::EngineCore"
+        worker.session, worker.parent, worker.title = root.session, root.pid, title
         worker.log_path = root.log_path
         return worker
 

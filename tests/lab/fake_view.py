@@ -19,7 +19,7 @@ REPORTED = ("VMRECONCILE_", "VLLM_", "HF_", "CUDA_")
 
 def observation(host: FakeHost, request: Json) -> Json:
     """Everything there is to see."""
-    salt, only = request["salt"], request["servers"]
+    only = request["servers"]
     slugs = [slug for slug in host.slugs() if only is None or slug in only]
     roots = {process.pid: slug for slug in host.slugs() if (process := host.root(slug))}
     return {
@@ -41,8 +41,8 @@ def observation(host: FakeHost, request: Json) -> Json:
             "problem": host.folder_problem,
         },
         "systemd": _systemd(host),
-        "servers": [_server(host, slug, salt) for slug in slugs],
-        "strangers": [_stranger(host, each) for each in host.strangers()],
+        "servers": [_server(host, slug, request) for slug in slugs],
+        "strangers": [_stranger(each, host.held(request)) for each in host.strangers()],
         "orphans": [],
         "ports": [_port(host, port, roots) for port in sorted(request["ports"]) if host.kernel.listener(port)],
         "vllm": [_installed(host, asked) for asked in sorted(request["executables"])],
@@ -51,7 +51,7 @@ def observation(host: FakeHost, request: Json) -> Json:
             for row in request.get("models") or ()
             if row["model"] in host.architectures
         ],
-        "gpus": host.gpus,
+        "gpus": host.seen_gpus() if request.get("gpus") else None,
     }
 
 
@@ -61,7 +61,8 @@ def _systemd(host: FakeHost) -> Json:
     return {"version": host.systemd.version, "scope": scope, "lingering": host.lingering, "problem": problem}
 
 
-def _server(host: FakeHost, slug: str, salt: str) -> Json:
+def _server(host: FakeHost, slug: str, request: Json) -> Json:
+    salt, held = request["salt"], host.held(request)
     record, root, unit = host.record(slug), host.root(slug), _unit(host, slug, salt)
     runtime = (record or {}).get("runtime") or ("systemd" if unit else "process" if record else None)
     file = host.kernel.files.get(f"{host.config}/env/{slug}.env")
@@ -69,11 +70,11 @@ def _server(host: FakeHost, slug: str, salt: str) -> Json:
         "slug": slug,
         "record": record,
         "runtime": runtime,
-        "process": _process(host, slug, root, salt) if root else None,
-        "orphans": [_worker(each) for each in host.orphans(slug)],
+        "process": {**_process(host, slug, root, salt), **_family(host, root, held)} if root else None,
+        "orphans": [_worker(each, held) for each in host.orphans(slug)],
         "unit": unit,
         "env_file": _env_file(host, slug, salt) if file else None,
-        "endpoint": _endpoint(host, root) if root else None,
+        "endpoint": _endpoint(host, root, metrics=bool(request.get("metrics"))) if root else None,
         "log": {"kind": "journal" if runtime == "systemd" else "file", "path": f"{host.state}/log/{slug}.log"},
     }
 
@@ -93,8 +94,13 @@ def _process(host: FakeHost, slug: str, root: FakeProcess, salt: str) -> Json:
         "ports": [root.port] if root.port and host.kernel.health(root) is not None else [],
         "rss_bytes": 0,
         "env": _described(env, salt),
-        "children": [_worker(each) for each in host.kernel.workers(root)],
     }
+
+
+def _family(host: FakeHost, root: FakeProcess, held: Mapping[int, int]) -> Json:
+    """What a root holds of GPUs, and what it has started."""
+    children = [_worker(each, held) for each in host.kernel.workers(root)]
+    return {"gpu_memory_bytes": held.get(root.pid), "children": children}
 
 
 def _unit(host: FakeHost, slug: str, salt: str) -> Json | None:
@@ -137,18 +143,21 @@ def _env_file(host: FakeHost, slug: str, salt: str) -> Json:
     }  # fmt: skip
 
 
-def _endpoint(host: FakeHost, root: FakeProcess) -> Json:
+def _endpoint(host: FakeHost, root: FakeProcess, *, metrics: bool) -> Json:
     health = host.kernel.health(root)
     port = port_of(root.argv)
     silent = {"address": "127.0.0.1", "port": port, "health": None, "problem": f"not listening on port {port}"}
     if health is None:
-        return {**silent, "version": None, "models": [], "metrics": {}}
+        return {**silent, "version": None, "models": [], "metrics": None}
     model = model_of(root.argv)
-    models = [{"id": model, "root": model, "max_model_len": 8192}]
-    return {**silent, "health": health, "problem": None, "version": root.version, "models": models, "metrics": {}}
+    length = root.behaviour.context if root.length is None else root.length
+    models = [{"id": model, "root": model, "max_model_len": length}]
+    said = {"requests_running": 0, "requests_waiting": 0, "cache_config": dict(root.cache_config)}
+    answered = {"version": root.version, "models": models, "metrics": said if metrics else None}
+    return {**silent, "health": health, "problem": None, **answered}
 
 
-def _stranger(host: FakeHost, process: FakeProcess) -> Json:
+def _stranger(process: FakeProcess, held: Mapping[int, int]) -> Json:
     return {
         "pid": process.pid,
         "start_ticks": process.start_ticks,
@@ -156,7 +165,7 @@ def _stranger(host: FakeHost, process: FakeProcess) -> Json:
         "port": process.port,
         "what": " ".join(process.argv),
         "why": "no marker of ours",
-        "gpu_memory_bytes": None,
+        "gpu_memory_bytes": held.get(process.pid),
     }
 
 
@@ -174,12 +183,12 @@ def _installed(host: FakeHost, asked: str) -> Json:
     return {"asked": asked, "path": path, "version": version, "problem": None}
 
 
-def _worker(process: FakeProcess) -> Json:
+def _worker(process: FakeProcess, held: Mapping[int, int]) -> Json:
     return {
         "pid": process.pid,
         "start_ticks": process.start_ticks,
         "title": process.title,
-        "gpu_memory_bytes": None,
+        "gpu_memory_bytes": held.get(process.pid),
     }
 
 

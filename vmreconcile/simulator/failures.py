@@ -6,6 +6,7 @@ reader of logs looks for; the traceback around it is vLLM's in form, not in leng
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -14,7 +15,8 @@ class Failure:
     """One way to fail: the exception's text, and whether the engine's process or the API server's meets it.
 
     `text` may name `{model}`, `{max_model_len}`, `{limit}` (the model's own), `{needed}` and `{available}` (GiB of KV
-    cache) and `{estimate}` (tokens).
+    cache), `{estimate}` (tokens), `{rank}` (a GPU as CUDA counts), `{free}`, `{total}` and `{requested}` (GiB of it),
+    `{utilization}`, `{there}` and `{wanted_gpus}` (GPUs). `EXAMPLE` has the values of a failure that is only pretended.
     """
 
     text: str
@@ -56,8 +58,9 @@ FAILURES: dict[str, Failure] = {
     ),
     "kv-too-small": Failure(text=_KV_TOO_SMALL),
     "gpu-already-used": Failure(
-        text="ValueError: Free memory on device cuda:0 (6.02/79.65 GiB) on startup is less than desired GPU memory "
-        "utilization (0.92, 73.28 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
+        text="ValueError: Free memory on device cuda:{rank} ({free}/{total} GiB) on startup is less than desired GPU "
+        "memory utilization ({utilization}, {requested} GiB). Decrease GPU memory utilization or reduce GPU memory "
+        "used by other processes."
     ),
     "memory-moved": Failure(
         text="AssertionError: Error in memory profiling. Initial free memory 70.1 GiB, current free memory 78.9 GiB. "
@@ -100,8 +103,10 @@ FAILURES: dict[str, Failure] = {
         in_engine=False,
     ),
     "not-enough-gpus": Failure(
-        text="ValueError: World size (8) is larger than the number of available GPUs (1) in this node. If this is "
-        "intentional and you are using:\n- ray, set '--distributed-executor-backend ray'.",
+        text="pydantic_core._pydantic_core.ValidationError: 1 validation error for ParallelConfig\n"
+        "  Value error, World size ({wanted_gpus}) is larger than the number of available GPUs ({there}) in this node. "
+        "If this is intentional and you are using:\n- ray, set '--distributed-executor-backend ray'.\n"
+        "- multiprocessing, set '--nnodes' appropriately.",
         in_engine=False,
     ),
     "unknown-argument": Failure(
@@ -109,6 +114,16 @@ FAILURES: dict[str, Failure] = {
         in_engine=False,
         exit_code=2,
     ),
+}
+
+EXAMPLE: Mapping[str, object] = {
+    "rank": 0,
+    "free": 6.02,
+    "total": 79.65,
+    "requested": 73.28,
+    "utilization": 0.92,
+    "there": 1,
+    "wanted_gpus": 8,
 }
 
 LAST_WORDS = (

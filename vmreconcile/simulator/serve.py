@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from vmreconcile.simulator.endpoints import answer
 from vmreconcile.simulator.engine import WATCHED, Plan, launch
-from vmreconcile.simulator.failures import FAILURES, traceback
+from vmreconcile.simulator.failures import EXAMPLE, FAILURES, traceback
 from vmreconcile.simulator.faults import Faults, read_faults
 from vmreconcile.simulator.httpd import serve_connection
 from vmreconcile.simulator.log import Log, die, write_error
@@ -172,6 +172,7 @@ def _fill(text: str, options: Options, model: ServedModel, memory: Found | None)
     """Put the start's own values into a failure's text."""
     needed = options.max_model_len * model.bytes_per_token / GIB
     values: dict[str, object] = {
+        **EXAMPLE,
         "model": options.model,
         "max_model_len": options.max_model_len,
         "limit": model.limit or DEFAULT_LIMIT,
