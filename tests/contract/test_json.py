@@ -19,12 +19,14 @@ from vmreconcile.model.outcome import Status
 from vmreconcile.model.plan import Action, Reason
 
 PLAN = {
-    *("format_version", "summary", "changes", "servers", "strangers", "orphans", "unreachable", "diagnostics"),
+    *("format_version", "summary", "changes", "servers", "placements", "strangers", "orphans", "unreachable"),
+    "diagnostics",
 }
 SUMMARY = {"start", "restart", "retune", "stop", "remove", "noop", "blocked", "unreachable"}
 CHANGE = {"server", "host", "model", "action", "reason", "disruptive", "fields"}
 FIELD = {"path", "before", "after"}
 SERVER = {"server", "host", "action", "phase"}
+PLACEMENT = {"server", "devices", "settings", "requested_bytes", "reasons"}
 STRANGER = {"host", "pid", "port", "what"}
 ORPHAN = {"host", "pid", "gpu_memory_bytes"}
 UNREACHABLE = {"host", "reason"}
@@ -47,7 +49,7 @@ def busy() -> World:
     names = ("absent", "blocked", "gone", "noop", "orphaned", "restart", "retune", "stopped", "unclaimed")
     first = [wanted(f"{name}@h1", port=8001 + number) for number, name in enumerate(names)]
     first = [replace(server, runtime="process") if server.id.model == "orphaned" else server for server in first]
-    host = FakeHost("h1")
+    host = FakeHost("h1", gpus=16)
     there = world(*(server for server in first if server.id.model not in {"absent", "blocked"}), hosts=[host]).settle()
     host.kill_root("orphaned")
     host.stranger(8002)
@@ -70,7 +72,7 @@ def test_plan_has_exactly_these_keys(busy: World) -> None:
     assert set(document["summary"]) == SUMMARY
     for name, keys in (
         *(("changes", CHANGE), ("servers", SERVER), ("strangers", STRANGER), ("orphans", ORPHAN)),
-        ("unreachable", UNREACHABLE),
+        *(("placements", PLACEMENT), ("unreachable", UNREACHABLE)),
     ):
         assert document[name], f"no {name} to look at"
         assert all(set(row) == keys for row in document[name]), name
@@ -133,7 +135,7 @@ def test_status_has_exactly_these_keys(busy: World) -> None:
     assert rows["noop@h1"]["drift"] == []
     assert [field["path"] for field in rows["retune@h1"]["drift"]] == ["model"]
     assert (rows["away@h2"]["phase"], rows["away@h2"]["pid"]) == ("unknown", None)
-    assert (rows["noop@h1"]["gpus"], rows["noop@h1"]["gpu_memory_bytes"]) == ([], None)
+    assert [len(rows["noop@h1"]["gpus"]), rows["noop@h1"]["gpu_memory_bytes"] > 70 << 30] == [1, True]
 
 
 def test_apply_has_exactly_these_keys() -> None:

@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 
 from tests.lab.fake_host import FakeHost
+from tests.lab.gpu_views import card, machine, seen, uuids
 from tests.lab.worlds import FILE, TOKEN, World, known, only, wanted, world
 from vmreconcile.core.diff import Drift, drift_of
 from vmreconcile.core.planning import subject_of
 from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.gpus import Gpu, Placed
+from vmreconcile.model.observed import ObservedServer
 from vmreconcile.model.plan import Field
 from vmreconcile.model.secret import HIDDEN
 from vmreconcile.model.values import JsonValue, Setting
@@ -179,10 +182,38 @@ def test_secret_values_do_not_show() -> None:
     ]
 
 
-def test_gpus_by_index_are_environment() -> None:
-    """CUDA_VISIBLE_DEVICES says them."""
-    there = settled().change(lambda server: replace(server, gpus=(0, 2)))
-    assert [(field.path, field.after) for field in drift(there).environment] == [("env.CUDA_VISIBLE_DEVICES", "0,2")]
+def gpu_drift(process: ObservedServer, visible: tuple[str, ...], gpus: int | tuple[Gpu, ...] = 4) -> tuple[Field, ...]:
+    """What differs of the GPUs of a server that is to have these."""
+    placed = Placed(devices=visible, visible=visible)
+    return drift_of(subject_of(wanted("a@h1"), machine(gpus, process), known(), placed)).gpus
+
+
+def test_gpus_are_compared_by_what_they_are() -> None:
+    """An index and a UUID may mean the same; other GPUs are told by their numbers."""
+    assert gpu_drift(seen("a", 10, visible=",".join(uuids(0, 1))), uuids(0, 1)) == ()
+    assert gpu_drift(seen("a", 10, visible="1,0"), uuids(0, 1)) == ()
+    (field,) = gpu_drift(seen("a", 10, visible="0"), uuids(2, 3))
+    assert (field.path, field.before, field.after) == ("gpus", "0", "2, 3")
+    (field,) = gpu_drift(seen("a", 10, visible="GPU-gone"), uuids(2))
+    assert (field.before, field.after) == ("GPU-gone", "2")
+
+
+def test_one_that_was_told_nothing_is_where_it_holds_memory() -> None:
+    """A server from before GPUs were named is not restarted for that, as long as it is on the right ones."""
+    there = (card(0), card(1, held={10: 70.0}))
+    assert gpu_drift(seen("a", 10), uuids(1), there) == ()
+    (field,) = gpu_drift(seen("a", 10), uuids(0), there)
+    assert (field.before, field.after) == ("1", "0")
+    assert gpu_drift(seen("a", 10), uuids(0)) == ()  # it holds nothing yet
+
+
+def test_gpus_are_not_compared_where_nobody_looked() -> None:
+    """While a server is waited for, its host is not asked for GPUs."""
+    process = seen("a", 10, visible="0")
+    subject = subject_of(wanted("a@h1"), machine(4, process), known(), Placed(visible=uuids(2)))
+    blind = replace(subject, host=replace(subject.host, gpus=(), gpu_problem=None))
+    assert drift_of(blind).gpus == ()
+    assert drift_of(subject).gpus != ()
 
 
 def test_a_rotated_token_is_token_drift_alone() -> None:

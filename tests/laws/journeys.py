@@ -53,7 +53,6 @@ def servers(
             state=draw(st.sampled_from(states)),
             token=draw(st.sampled_from(("default", None))),
             runtime=draw(st.sampled_from(("", "process"))),
-            gpus=draw(st.sampled_from(("auto", (0, 1)))),
             revision=draw(st.sampled_from((None, "main"))),
         )
         for model, port in zip(models, ports, strict=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from vmreconcile.core.gpus.place import Lore, Placing, place
@@ -15,10 +15,14 @@ from vmreconcile.model.plan import Action, Change
 from vmreconcile.vllm.catalogue import catalogue_for
 
 
-def placing_of(wanted: Iterable[DesiredServer], host: HostView, lore: Lore) -> Placing:
-    """GPUs and numbers for the servers that are to run on a host; the others take none."""
+def placing_of(wanted: Iterable[DesiredServer], host: HostView, lore: Lore, leaving: Collection[str] = ()) -> Placing:
+    """GPUs and numbers for the servers that are to run on a host; the others take none.
+
+    `leaving` are the slugs of those that the same plan takes down.
+    """
     running = [server for server in wanted if server.state is DesiredState.RUNNING]
-    return place(host, [_tenant(server, host) for server in running], lore)
+    gone = [server for server in host.servers if server.slug in leaving]
+    return place(host, [_tenant(server, host) for server in running], gone, lore)
 
 
 def _tenant(server: DesiredServer, host: HostView) -> Tenant:

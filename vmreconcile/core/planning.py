@@ -62,7 +62,7 @@ def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
     changes: list[Change] = []
     for host in view.hosts:
         wanted = by_host.get(host.host, [])
-        placing = placing_of(wanted, host, lore)
+        placing = placing_of(wanted, host, lore, _leaving(wanted, host, options, prune=host.host not in shared))
         asks |= placing.asks
         changes += _plan_host(wanted, host, placing, options, unsafe_prune=host.host in shared)
     gone = {unreachable.host for unreachable in view.unreachable}
@@ -108,6 +108,22 @@ class _Judged:
     def leaves(self) -> bool:
         """Whether it gives up the ports that it listens on."""
         return self.decision.action in {Action.STOP, Action.REMOVE} or (self.decision.disruptive and self.moves)
+
+
+def _leaving(wanted: list[DesiredServer], host: HostView, options: Options, *, prune: bool) -> frozenset[str]:
+    """The slugs of a host's servers that this plan takes down for good, so that others may have their GPUs."""
+    named = {server.id.slug: server for server in wanted}
+    found = set()
+    for observed in host.servers:
+        server = named.get(observed.slug)
+        if not _selected(ServerId.from_slug(observed.slug, host.host), options):
+            continue
+        if server is None and options.prune and prune:
+            found.add(observed.slug)
+        elif server is not None and server.state is not DesiredState.RUNNING:
+            action = Action.STOP if server.state is DesiredState.STOPPED else Action.REMOVE
+            found |= {observed.slug} if options.actions is None or action in options.actions else set()
+    return frozenset(found)
 
 
 def _plan_host(

@@ -1,12 +1,12 @@
 """The GPUs of one host before anything is placed: which can be used, and what others hold of their memory. Pure.
 
 What counts as others': every process that is none of the servers that will run there, also servers of ours that nobody
-wants. Memory that no process is seen to hold is somebody's, too: containers hide theirs.
+wants. Memory that no process is seen to hold is somebody's, too (containers hide theirs), unless one of ours is hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vmreconcile.core.gpus.visible import named
@@ -55,16 +55,25 @@ class Ground:
         return named(word, self.gpus.values())
 
 
-def ground_of(host: HostView, staying: Iterable[ObservedServer], cordoned: Iterable[str]) -> Ground:
-    """Read a host. `staying` are the servers that will run there; `cordoned` is as it was written."""
+def ground_of(host: HostView, ours: Collection[ObservedServer], cordoned: Iterable[str]) -> Ground:
+    """Read a host.
+
+    `ours` are the servers that will run there, and those that this very plan takes down: their memory is nobody else's.
+    `cordoned` is as it was written.
+    """
     gpus = {gpu.uuid: gpu for gpu in sorted(host.gpus, key=_order) if gpu.memory_total}
-    ours = {pid for server in staying for pid in pids_of(server)}
+    mine = {pid for server in ours for pid in pids_of(server)}
+    seen = {pid for gpu in host.gpus for pid, _ in gpu.processes}
+    hidden = any(server.process and seen.isdisjoint(pids_of(server)) for server in ours)
     names = _names(host)
     bare = Ground(gpus=gpus, cards={uuid: seen_gpu(gpu.name, gpu.memory_total) for uuid, gpu in gpus.items()})
     return Ground(
         gpus=gpus,
         cards=bare.cards,
-        others={uuid: tuple(_others(gpu, bare.cards[uuid], ours, names)) for uuid, gpu in gpus.items()},
+        others={
+            uuid: (*_seen(gpu, mine, names), *([] if hidden else _unseen(gpu, bare.cards[uuid].total)))
+            for uuid, gpu in gpus.items()
+        },
         cordoned=frozenset(uuid for word in cordoned if (uuid := bare.named(word)) is not None),
     )
 
@@ -89,17 +98,19 @@ def _names(host: HostView) -> dict[int, str]:
     return names
 
 
-def _others(gpu: Gpu, card: Card, ours: set[int], names: Mapping[int, str]) -> Iterable[Holder]:
-    """The memory that is not for the servers that stay, the largest first."""
-    rows = [row for row in gpu.processes if row[0] not in ours]
+def _seen(gpu: Gpu, mine: set[int], names: Mapping[int, str]) -> list[Holder]:
+    """Processes that are none of the servers', the largest first."""
+    rows = [row for row in gpu.processes if row[0] not in mine]
     found = [Holder(size=size, who=f"pid {pid} ({names.get(pid, 'not ours')})") for pid, size in rows if size]
-    yield from sorted(found, key=lambda holder: (-holder.size, holder.who))
-    if any(size is None for _, size in gpu.processes):
-        return  # the driver does not tell who holds how much: what is left over says nothing
-    told = sum(size or 0 for _, size in gpu.processes)
-    unseen = gpu.memory_used - told - (gpu.memory_total - card.total)
-    if unseen > UNSEEN and not gpu.split:
-        yield Holder(size=unseen, who="processes that cannot be seen from here")
+    return sorted(found, key=lambda holder: (-holder.size, holder.who))
+
+
+def _unseen(gpu: Gpu, total: int) -> list[Holder]:
+    """Memory that no process is seen to hold; unknown where the driver does not tell who holds how much."""
+    if gpu.split or any(size is None for _, size in gpu.processes):
+        return []
+    size = gpu.memory_used - sum(size or 0 for _, size in gpu.processes) - (gpu.memory_total - total)
+    return [Holder(size=size, who="processes that cannot be seen from here")] if size > UNSEEN else []
 
 
 def flaw_of(gpu: Gpu) -> str:

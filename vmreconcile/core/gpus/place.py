@@ -21,7 +21,7 @@ from vmreconcile.core.gpus.tenants import Tenant, was_told, where_now
 from vmreconcile.core.gpus.visible import words_for
 from vmreconcile.model.gpus import Measured, Placed
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import FleetView, HostView
+from vmreconcile.model.observed import FleetView, HostView, ObservedServer
 from vmreconcile.model.plan import Block
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.argument import Kind
@@ -68,10 +68,10 @@ def lore_of(view: FleetView, models: Mapping[ServerId, Checkpoint]) -> Lore:
     return Lore(models=models, measured=found)
 
 
-def place(host: HostView, tenants: Sequence[Tenant], lore: Lore) -> Placing:
-    """GPUs and numbers for all servers that are to run on a host."""
+def place(host: HostView, tenants: Sequence[Tenant], leaving: Iterable[ObservedServer], lore: Lore) -> Placing:
+    """GPUs and numbers for all servers that are to run on a host. `leaving` are taken down before any of them starts."""
     cordoned = [word for tenant in tenants for word in tenant.server.cordoned_gpus]
-    ground = ground_of(host, (tenant.observed for tenant in tenants), cordoned)
+    ground = ground_of(host, [*(tenant.observed for tenant in tenants), *leaving], cordoned)
     knowledge = _Knowledge(ground, lore)
     tenants = sorted((knowledge.given_to(tenant) for tenant in tenants), key=lambda tenant: tenant.rank)
     blocks = {tenant.id: block for tenant in tenants if (block := unseen(tenant, host)) is not None}

@@ -92,7 +92,7 @@ def _undisturbed(tenant: Tenant) -> Share:
 
 
 def _as_it_runs(tenant: Tenant, seats: Seats) -> Share:
-    number = tenant.runs_with if tenant.runs_with != tenant.default else None
+    number = tenant.runs_with if tenant.told else None
     more = number is not None and number < tenant.default and not seats.beside(tenant)
     why = "as it runs; alone there now, a restart would give it vLLM's own default" if more else "as it runs"
     return Share(number=number, why=why, kept=True)

@@ -39,6 +39,8 @@ class Tenant:
     floor: float = 0.0
     default: float = 0.9
     runs_with: float | None = None
+    told: bool = False
+    """Whether its process was given that number, and did not take vLLM's default."""
     runs_long: int | None = None
     chosen: bool = False
     demand: Callable[[str], Demand | str] = field(default=lambda _: "nobody asked", compare=False)
@@ -84,6 +86,7 @@ def tenant_of(
         floor=max((float(floor) for floor in floors if isinstance(floor, int | float)), default=0.0),
         default=default,
         runs_with=float(share) if isinstance(share, int | float) else default if observed.process else None,
+        told=share is not None,
         runs_long=length if isinstance(length, int) else None,
         chosen=share is None or decided.get(SHARE) == share,
     )
