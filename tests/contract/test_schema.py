@@ -20,10 +20,12 @@ from referencing.jsonschema import DRAFT202012
 from vmreconcile.core.checks.arguments import check_arguments
 from vmreconcile.core.checks.variables import OURS
 from vmreconcile.core.durations import seconds
+from vmreconcile.core.needs import cordon_of, needs_of, tokens_of
 from vmreconcile.effects.examples import example_texts
 from vmreconcile.effects.load import load_models
 from vmreconcile.effects.schemas import NAMES, read_schemas, schema_text
 from vmreconcile.model.desired import DesiredServer, DesiredState, Health, Rollout
+from vmreconcile.model.gpus import Needs
 from vmreconcile.model.names import MODEL_NAME
 from vmreconcile.runtimes.registry import RUNTIMES
 from vmreconcile.vllm.catalogue import TOOL_OWNED, catalogue_for
@@ -100,7 +102,8 @@ def test_the_schema_agrees_with_the_dataclasses() -> None:
     keys = set(MODEL["properties"])
     fields = {field.name for field in dataclasses.fields(DesiredServer)}
     renamed = {"settings": "args", "token": "hf_token", "id": "name"}
-    from_hosts = {"executable", "state_dir", "delivery", "origins", "rules", "architectures"}
+    from_hosts = {"executable", "state_dir", "delivery", "host_cordon", "cordoned_gpus"}
+    from_hosts |= {"origins", "rules", "architectures", "visible"}
     assert {renamed.get(name, name) for name in fields - from_hosts} == keys - {"hosts", "replicas", "overrides"}
     properties = MODEL["properties"]
     assert properties["state"]["enum"] == [state.value for state in DesiredState]
@@ -109,6 +112,8 @@ def test_the_schema_agrees_with_the_dataclasses() -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(DesiredServer)}
     for key, name in (("state", "state"), ("gpus", "gpus"), ("hf_token", "token"), ("revision", "revision")):
         assert properties[key]["default"] == defaults[name]
+    assert set(properties["needs"]["properties"]) == {field.name for field in dataclasses.fields(Needs)}
+    assert (needs_of(properties["needs"]["default"]), cordon_of(properties["cordon"]["default"])) == (Needs(), "")
     health, rollout = properties["health"]["properties"], properties["rollout"]["properties"]
     assert set(health) == {field.name for field in dataclasses.fields(Health)}
     assert set(rollout) == {field.name for field in dataclasses.fields(Rollout)}
@@ -116,6 +121,16 @@ def test_the_schema_agrees_with_the_dataclasses() -> None:
     assert health["completion"]["default"] == Health().completion
     assert rollout["max_unavailable"]["default"] == Rollout().max_unavailable
     assert set(VARIABLES["properties"]) == set(OURS)
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "200k", "256K", "1.5m", "1.5M", "2g", "1t", "200 k", "k", "1e5", "-1k", "12", "0x1", "", "\u0661k"]
+)
+def test_editors_and_validate_agree_on_tokens(text: str) -> None:
+    """A text is a number of tokens for an editor where it has a suffix and vLLM's own reader takes it."""
+    entry = MODEL["properties"]["needs"]["properties"]["kv_tokens"]
+    suffixed = text[-1:].isalpha() and text.isascii()
+    assert Draft202012Validator(entry).is_valid(text) == (suffixed and tokens_of(text) is not None)
 
 
 def test_overrides_hold_keys_of_the_model() -> None:
@@ -132,7 +147,7 @@ def test_the_manual_has_a_row_for_every_key() -> None:
     ]
     rows = {row[0].strip("`"): row for row in cells}
     properties = dict(MODEL["properties"])
-    for parent in ("health", "rollout"):
+    for parent in ("needs", "health", "rollout"):
         properties |= {f"{parent}.{name}": entry for name, entry in MODEL["properties"][parent]["properties"].items()}
     assert set(rows) == set(properties) | set(VARIABLES["properties"])
     for name, entry in properties.items():

@@ -11,9 +11,21 @@ from hypothesis import strategies as st
 
 from tests.core.models import HEAD, check, fleet, server
 from vmreconcile.core.durations import WEEK, seconds
-from vmreconcile.model.desired import DesiredState
+from vmreconcile.core.resolve import resolve
+from vmreconcile.effects.inventory import read_inventory
+from vmreconcile.effects.load import load_models
+from vmreconcile.model.desired import CORDONED, DesiredState
+from vmreconcile.model.gpus import Needs
+from vmreconcile.model.inventory import Inventory
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.values import JsonValue, OriginKind
+from vmreconcile.vllm.argument import Kind
+from vmreconcile.vllm.catalogue import catalogue_for, versions
+from vmreconcile.vllm.command import differences, normalise
+
+
+def _read(folder: Path) -> Inventory:
+    return read_inventory([str(folder / "inventory.yml")], environ={})
 
 
 def _values(folder: Path, text: str, name: str, inventory: str | None = None) -> dict[str, JsonValue]:
@@ -41,6 +53,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert (one.model, one.revision, one.port, one.state) == ("org/m", None, 8001, DesiredState.RUNNING)
     assert (one.settings, one.env, one.gpus, one.token) == ({}, {}, "auto", "default")
     assert (one.runtime, one.executable, one.state_dir) == ("", "", "")
+    assert (one.needs, one.cordon, one.host_cordon, one.cordoned_gpus) == (Needs(), "", "", ())
     assert (one.health.startup_timeout, one.health.completion, one.rollout.max_unavailable) == (900.0, True, 1)
     assert one.origins["state"].kind is OriginKind.DEFAULT
     assert str(one.origins["port"]) == f"{tmp_path}/models.d/a.yaml:4:1"
@@ -50,6 +63,7 @@ def test_every_key_is_carried(tmp_path: Path) -> None:
     """All that a model file may say, in the types of `DesiredServer`."""
     text = HEAD + (
         "revision: main\nstate: stopped\ngpus: [1, 0]\nhf_token: null\nruntime: process\n"
+        "args: {tensor_parallel_size: 2}\nneeds: {kv_tokens: 200k, concurrency: 2.5}\ncordon: new weights\n"
         "health: {startup_timeout: 1h30m, completion: false}\nrollout: {max_unavailable: 25%}\n"
         "env: {A: '01', B: 2, C: null}\n"
     )
@@ -57,6 +71,7 @@ def test_every_key_is_carried(tmp_path: Path) -> None:
     assert (one.revision, one.state, one.gpus, one.token) == ("main", DesiredState.STOPPED, (1, 0), None)
     assert (one.runtime, one.health.startup_timeout, one.health.completion) == ("process", 5400.0, False)
     assert one.rollout.max_unavailable == "25%"
+    assert (one.needs, one.cordon) == (Needs(kv_tokens=200_000, concurrency=2.5), "new weights")
     assert {name: setting.value for name, setting in one.env.items()} == {"A": "01", "B": "2"}
 
 
@@ -178,6 +193,94 @@ def test_health_is_laid_over_key_by_key(tmp_path: Path) -> None:
     )
     health = server(fleet(tmp_path, text), "a@gpu1").health
     assert (health.startup_timeout, health.completion) == (120.0, False)
+
+
+def test_needs_are_laid_over_key_by_key(tmp_path: Path) -> None:
+    """An override of one key leaves the other; null takes one back."""
+    text = HEAD + (
+        "needs: {kv_tokens: 256K, concurrency: 4}\n"
+        "overrides: {gpu1: {needs: {concurrency: 8}}, gpu2: {needs: {kv_tokens: null}}}\n"
+    )
+    wanted = fleet(tmp_path, text)
+    found = [server(wanted, f"a@gpu{number}") for number in (1, 2, 3)]
+    assert [one.needs for one in found] == [
+        Needs(kv_tokens=262_144, concurrency=8.0),
+        Needs(concurrency=4.0),
+        Needs(kv_tokens=262_144, concurrency=4.0),
+    ]
+    assert str(found[0].origins["needs"]).endswith("a.yaml:6:20 (override gpu1)")
+    assert str(found[2].origins["needs"]).endswith("a.yaml:5:1")
+
+
+CORDONS = """
+all:
+  vars: {vllm_cordon: moves to another room}
+  children:
+    gpu:
+      vars: {vllm_cordoned_gpus: [3, GPU-5fd4f2c1]}
+      hosts:
+        gpu1:
+        gpu2: {vllm_cordon: false, vllm_cordoned_gpus: []}
+        gpu3: {vllm_cordon: true, vllm_cordoned_gpus: null}
+"""
+
+
+def test_cordons_of_models_hosts_and_gpus(tmp_path: Path) -> None:
+    """True or a reason; a nearer layer takes it back with false, null or an empty list; each with its origin."""
+    text = HEAD + "cordon: true\noverrides: {gpu2: {cordon: null}, gpu3: {cordon: 'its weights are broken'}}\n"
+    wanted = fleet(tmp_path, text, CORDONS)
+    found = [server(wanted, f"a@gpu{number}") for number in (1, 2, 3)]
+    assert [one.cordon for one in found] == [CORDONED, "", "its weights are broken"]
+    assert [one.host_cordon for one in found] == ["moves to another room", "", CORDONED]
+    assert [one.cordoned_gpus for one in found] == [("3", "GPU-5fd4f2c1"), (), ()]
+    assert str(found[2].origins["cordon"]).endswith("(override gpu3)")
+    assert found[0].origins["host_cordon"].kind is OriginKind.GROUP_VARS
+    assert found[1].origins["cordoned_gpus"].kind is OriginKind.HOST_VARS
+
+
+def test_cordons_of_an_ini_inventory(tmp_path: Path) -> None:
+    """INI has texts where YAML has truth values; the words that Ansible takes for them count as such."""
+    read = fleet(tmp_path, HEAD, CORDONS)
+    (tmp_path / "hosts.ini").write_text(
+        "[gpu]\ngpu1 vllm_cordon=true\ngpu2 vllm_cordon=no\ngpu3 vllm_cordon='new memory'\n"
+        "[gpu:vars]\nvllm_cordoned_gpus=[0, 'MIG-1']\n"
+    )
+    inventory = read_inventory([str(tmp_path / "hosts.ini")], environ={})
+    wanted = resolve(load_models(tmp_path / "models.d"), inventory, catalogue=catalogue_for(None))
+    assert len(wanted.servers) == len(read.servers)
+    assert [one.host_cordon for one in wanted.servers] == [CORDONED, "", "new memory"]
+    assert {one.cordoned_gpus for one in wanted.servers} == {("0", "MIG-1")}
+
+
+@pytest.mark.parametrize("version", versions())
+@pytest.mark.parametrize("args", ["{max_model_len: auto}", "{max-model-len: -1}", "{max_model_len: 'AUTO'}"])
+def test_a_context_left_to_the_tool_stays_open(tmp_path: Path, version: str, args: str) -> None:
+    """`max_model_len: auto` goes through as vLLM's own -1, whatever the vLLM of the host knows of it."""
+    wanted = fleet(tmp_path, HEAD + f"args: {{max_model_len: 4096}}\noverrides: {{gpu1: {{args: {args}}}}}\n")
+    settings = {name: one.value for name, one in server(wanted, "a@gpu1").settings.items()}
+    assert settings == {"max_model_len": -1}
+    here = catalogue_for(version)
+    assert normalise(settings, here) == settings
+    assert differences(settings, {"max_model_len": 8192}, here) == (("max_model_len", 8192, -1),)
+    assert differences(settings, settings, here) == ()
+    read = resolve(load_models(tmp_path / "models.d"), _read(tmp_path), catalogue=here)
+    value = server(read, "a@gpu1").settings["max_model_len"].value
+    assert value == -1 or (here.arguments["max_model_len"].kind is Kind.HUMAN_INT and str(value).lower() == "auto")
+
+
+def test_a_context_left_to_the_tool_over_and_under_a_number(tmp_path: Path) -> None:
+    """Like any other value: the nearer layer counts, and null leaves vLLM's default."""
+    inventory = "all: {vars: {vllm_args: {max_model_len: auto}}, hosts: {gpu1: , gpu2: , gpu3: }}\n"
+    text = HEAD.replace("hosts: gpu", "hosts: all") + (
+        "overrides: {gpu2: {args: {max_model_len: 8k}}, gpu3: {args: {max_model_len: null}}}\n"
+    )
+    wanted = fleet(tmp_path, text, inventory)
+    found = [server(wanted, f"a@gpu{number}").settings for number in (1, 2, 3)]
+    assert [{name: one.value for name, one in each.items()} for each in found] == [
+        {"max_model_len": -1},
+        {"max_model_len": 8000},
+        {},
+    ]
 
 
 def test_patterns_in_overrides(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ _KINDS = {
     "ansible.builtin.local": ConnectionKind.LOCAL,
 }
 _SUDO = ("sudo", "ansible.builtin.sudo")
-_TRUE = ("1", "on", "t", "true", "y", "yes")  # what Ansible takes for true and false
-_FALSE = ("0", "f", "false", "n", "no", "off")
+TRUE = ("1", "on", "t", "true", "y", "yes")  # what Ansible takes for true and false
+FALSE = ("0", "f", "false", "n", "no", "off")
 _FOUND_ON_HOST = ("auto", "auto_silent", "auto_legacy", "auto_legacy_silent")
 
 
@@ -177,9 +177,9 @@ def _port(value: JsonValue) -> int:
 
 def _truth(value: JsonValue) -> bool:
     text = str(value).strip().lower() if isinstance(value, bool | int | float | str) else ""
-    if text in _TRUE or text == "1.0":
+    if text in TRUE or text == "1.0":
         return True
-    if text in _FALSE or text == "0.0":
+    if text in FALSE or text == "0.0":
         return False
     raise _UnfitError("is neither true nor false", "Write true or false.")
 

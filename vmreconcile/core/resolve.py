@@ -11,6 +11,7 @@ from typing import Any
 
 from vmreconcile.core.durations import seconds
 from vmreconcile.core.layers import Layer, argument_layer, env_layer, merge_arguments, merge_env
+from vmreconcile.core.needs import cordon_of, cordoned_gpus_of, needs_of
 from vmreconcile.core.placement import Placement
 from vmreconcile.core.tuning import for_model, suggestions
 from vmreconcile.model.desired import DEFAULT_PRIORITY, DesiredFleet, DesiredServer, DesiredState, Health, Rollout
@@ -23,7 +24,7 @@ from vmreconcile.vllm.catalogue import Catalogue
 
 _VARIABLES = (
     *("vllm_args", "vllm_env", "vllm_executable", "vllm_runtime", "vllm_state_dir", "vllm_hf_token"),
-    "vllm_token_delivery",
+    *("vllm_token_delivery", "vllm_cordon", "vllm_cordoned_gpus"),
 )
 _FIELDS = {
     "vllm_executable": "executable",
@@ -31,21 +32,15 @@ _FIELDS = {
     "vllm_state_dir": "state_dir",
     "vllm_hf_token": "token",
     "vllm_token_delivery": "delivery",
+    "vllm_cordon": "host_cordon",
+    "vllm_cordoned_gpus": "cordoned_gpus",
 }
 _KEYS = (
-    "model",
-    "revision",
-    "port",
-    "replicas",
-    "priority",
-    "prefetch",
-    "state",
-    "gpus",
-    "runtime",
-    "hf_token",
-    "health",
-    "rollout",
+    *("model", "revision", "port", "replicas", "priority", "prefetch", "state", "gpus", "needs", "cordon"),
+    *("runtime", "hf_token", "health", "rollout"),
 )
+_LAID_OVER = frozenset({"needs", "health", "rollout"})
+"""Mappings that are laid over each other key by key; anything else is replaced."""
 _DEFAULT = Origin(kind=OriginKind.DEFAULT)
 
 
@@ -160,7 +155,7 @@ class _ModelLayers:
         said: dict[str, Setting] = {}
         for layer, _, _ in layers:
             for name, setting in layer.items():
-                said[name] = _over(said.get(name), setting) if name in ("health", "rollout") else setting
+                said[name] = _over(said.get(name), setting) if name in _LAID_OVER else setting
         fields = dict(below.fields)
         if "hf_token" in said:
             fields["token"] = said["hf_token"]
@@ -180,6 +175,10 @@ class _ModelLayers:
                 "settings": settings,
                 "env": env,
                 "gpus": _gpus(said["gpus"].value) if "gpus" in said else "auto",
+                "needs": needs_of(_value(said.get("needs"))),
+                "cordon": cordon_of(_value(said.get("cordon"))),
+                "host_cordon": cordon_of(_value(fields.get("host_cordon"))),
+                "cordoned_gpus": cordoned_gpus_of(_value(fields.get("cordoned_gpus"))),
                 "token": _text_or_none(fields.get("token"), "default"),
                 "runtime": _text_or_none(fields.get("runtime"), "") or "",
                 "executable": _text_or_none(fields.get("executable"), "") or "",
@@ -218,9 +217,9 @@ class _ModelLayers:
 
 def _origins(said: Mapping[str, Setting], fields: Mapping[str, Setting]) -> dict[str, Origin]:
     """Origins by the field's name in `DesiredServer`, and of `replicas`."""
-    names = ("model", "port", "replicas", "priority", "prefetch", "revision", "state", "gpus", "health", "rollout")
-    origins = {name: said[name].origin if name in said else _DEFAULT for name in names}
-    for name in ("token", "delivery", "runtime", "executable", "state_dir"):
+    own = [name for name in _KEYS if name not in ("hf_token", "runtime")]
+    origins = {name: said[name].origin if name in said else _DEFAULT for name in own}
+    for name in _FIELDS.values():
         origins[name] = fields[name].origin if name in fields else _DEFAULT
     return origins
 
@@ -230,6 +229,10 @@ def _over(below: Setting | None, above: Setting) -> Setting:
     if below is None or not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
     return Setting(value={**below.value, **above.value}, origin=above.origin)
+
+
+def _value(setting: Setting | None) -> JsonValue:
+    return setting.value if setting is not None else None
 
 
 def _int(value: JsonValue) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from vmreconcile.core.diff import drift_of
 from vmreconcile.core.fingerprints import shown as showable
@@ -94,6 +94,10 @@ def _wanted(server: DesiredServer) -> Json:
         "port": server.port,
         "state": server.state.value,
         "gpus": list(server.gpus) if isinstance(server.gpus, tuple) else server.gpus,
+        "needs": {name: value for name, value in asdict(server.needs).items() if value is not None} or None,
+        "cordon": server.cordon or None,
+        "host_cordon": server.host_cordon or None,
+        "cordoned_gpus": list(server.cordoned_gpus) or None,
         "hf_token": server.token,
         "runtime": server.runtime or "auto",
         "executable": server.executable or "vllm on PATH",

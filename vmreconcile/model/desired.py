@@ -14,6 +14,9 @@ from vmreconcile.model.values import Origin, Setting
 
 DEFAULT_PRIORITY = 3
 
+CORDONED = "cordoned"
+"""What stands for the reason of a cordon that has none."""
+
 
 class DesiredState(enum.StrEnum):
     """`state:` of a model."""

@@ -22,6 +22,8 @@ from vmreconcile.vllm.catalogue import Catalogue
 OURS = (
     "vllm_args",
     "vllm_env",
+    "vllm_cordon",
+    "vllm_cordoned_gpus",
     "vllm_executable",
     "vllm_hf_token",
     "vllm_runtime",
