@@ -75,7 +75,27 @@ overrides: {gpu3: {args: {max_model_len: 4096}}}
         ("revision: 2024-01-01", "a.yaml:5:11 yaml-date", ""),
         ("hf_token: my token", "a.yaml:5:11 wrong-value", "my-token"),
         ("hf_token: lab", "a.yaml:5:11 unknown-token-source", ""),
-        ("gpus: 2", "a.yaml:5:7 gpus-not-placed", ""),
+        ("gpus: 2", "a.yaml:5:7 idle-gpus", ""),
+        ("gpus: [0, 1, 2]\nargs: {tp: 2}", "a.yaml:5:7 idle-gpus", ""),
+        ("needs: 5", "a.yaml:5:8 wrong-value", ""),
+        ("needs: {tokens: 1}", "a.yaml:5:9 unknown-key", "kv_tokens"),
+        ("needs: {kv_tokens: 0}", "a.yaml:5:20 wrong-value", ""),
+        ("needs: {kv_tokens: 0k}", "a.yaml:5:20 wrong-value", ""),
+        ("needs: {kv_tokens: 1.5K}", "a.yaml:5:20 wrong-value", ""),
+        ("needs: {kv_tokens: 1.5}", "a.yaml:5:20 wrong-value", ""),
+        ("needs: {kv_tokens: '8000'}", "a.yaml:5:20 wrong-value", "8000 (without quotes)"),
+        ("needs: {concurrency: 0}", "a.yaml:5:22 wrong-value", ""),
+        ("needs: {concurrency: 1e9}", "a.yaml:5:22 wrong-value", ""),
+        ("needs: {concurrency: many}", "a.yaml:5:22 wrong-value", ""),
+        ("needs: {concurrency: 0.9}", "a.yaml:5:22 needs-too-small", ""),
+        ("needs: {kv_tokens: 8k}\nargs: {max-model-len: 8K}", "a.yaml:5:20 needs-too-small", ""),
+        ("needs: {concurrency: 2}\nargs: {gpu_memory_utilization: 0.5}", "a.yaml:6:8 needs-only-checked", ""),
+        ("needs: {concurrency: 2}\nargs: {kv-cache-memory-bytes: 9g}", "a.yaml:6:8 needs-overruled", ""),
+        ("cordon: ''", "a.yaml:5:9 wrong-value", ""),
+        ("cordon: 5", "a.yaml:5:9 wrong-value", '"5" (in quotes)'),
+        ("cordon: yes", "a.yaml:5:9 yaml-boolean", ""),
+        ('cordon: "a\\nb"', "a.yaml:5:9 control-character", ""),
+        ("overrides: {gpu1: {cordon: {}}}", "a.yaml:5:28 wrong-value", ""),
         ("args: {ssl_keyfile: /k}", "a.yaml:5:8 argument-owned", ""),
         ("runtime: docker", "a.yaml:5:10 wrong-value", ""),
         ("rollout: {max_unavailable: 0}", "a.yaml:5:28 wrong-value", ""),
@@ -108,6 +128,8 @@ overrides: {gpu3: {args: {max_model_len: 4096}}}
         ("args: {host: '0.0.0.0:80'}", "a.yaml:5:14 argument-value", ""),
         ("gpus: 1\nargs: {tensor_parallel_size: 2}", "a.yaml:5:1 too-few-gpus", None),
         ("gpus: [0]\nenv: {CUDA_VISIBLE_DEVICES: '1'}", "a.yaml:6:7 env-owned", ""),
+        ("gpus: 1\nenv: {CUDA_VISIBLE_DEVICES: '1'}", "a.yaml:6:7 env-owned", ""),
+        ("env: {CUDA_VISIBLE_DEVICES: '1'}\noverrides: {gpu1: {gpus: [0]}}", "a.yaml:6:20 env-owned", ""),
         ("overrides: {gpu9: {}}", "a.yaml:5:13 unknown-host", "gpu"),
         ("overrides: {cpu: {}}", "a.yaml:5:13 override-without-effect", ""),
         ("overrides: {gpu1: {name: b}}", "a.yaml:5:20 unknown-key", ""),
@@ -170,6 +192,46 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     """Every one that is missing is told, at the top of the file."""
     found = check(tmp_path, "state: running\n")
     assert [one.summary for one in found] == [f"{key} is missing." for key in ("hosts", "model", "name", "port")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gpus: 8\nargs: {tp: 2, pipeline_parallel_size: 2, dp: 2}",
+        "gpus: [0, 1]\nargs: {dp: 4, data_parallel_size_local: 2}",
+        "gpus: 3\nargs: {tp: 4, distributed_executor_backend: ray}",
+        "gpus: 3\nargs: {tp: 4, nnodes: 2}",
+        "env: {CUDA_VISIBLE_DEVICES: '1'}",
+        "gpus: 1\nenv: {CUDA_VISIBLE_DEVICES: null}",
+        "needs: {kv_tokens: 200k}\nargs: {max_model_len: auto, gpu_memory_utilization: auto}",
+        "needs: {kv_tokens: 8K, concurrency: 1}\nargs: {max_model_len: 8K}",
+        "needs: {kv_tokens: 1k}\noverrides: {gpu: {needs: {kv_tokens: null}, args: {max_model_len: 4k}}}",
+        "needs: {}\nargs: {gpu_memory_utilization: 0.5}",
+        "cordon: waits for new weights\noverrides: {gpu1: {cordon: false}, gpu2: {cordon: null}}",
+    ],
+)
+def test_gpus_needs_and_cordons_that_make_sense(tmp_path: Path, text: str) -> None:
+    """Nothing is said of what is right, or cannot be known before the host is seen."""
+    assert check(tmp_path, HEAD + text + "\n") == ()
+
+
+def test_gpus_are_compared_on_the_hosts_themselves(tmp_path: Path) -> None:
+    """Overrides count where they hold, all of them together; what no host gets is no mistake."""
+    text = HEAD + "gpus: 1\nargs: {tp: 2}\noverrides: {gpu: {gpus: 2}, gpu3: {args: {tp: 4}}}\n"
+    found = check(tmp_path, text)
+    assert brief(found, tmp_path) == ["a.yaml:7:43 too-few-gpus"]
+    assert found[0].summary == "4 GPUs are needed, gpus gives 2."
+
+
+def test_what_the_inventory_says_of_arguments_counts(tmp_path: Path) -> None:
+    """Sizes and numbers of `vllm_args` lie under the model's; the warning names their place."""
+    variables = "{vllm_args: {tensor-parallel-size: 2, gpu_memory_utilization: 0.9}}"
+    inventory = f"all:\n  children:\n    gpu:\n      hosts: {{gpu1: , gpu2: }}\n      vars: {variables}\n"
+    found = check(tmp_path, HEAD + "gpus: 1\nneeds: {concurrency: 2}\n", inventory)
+    assert brief(found, tmp_path) == ["a.yaml:5:1 too-few-gpus", "a.yaml:6:9 needs-only-checked"]
+    assert all(f"{tmp_path}/inventory.yml:5:14" in one.why for one in found)
+    own = HEAD + "gpus: 1\nneeds: {concurrency: 2}\nargs: {tp: 1, gpu_memory_utilization: auto}\n"
+    assert check(tmp_path, own, inventory) == ()
 
 
 def test_warnings_refuse_nothing(tmp_path: Path) -> None:
@@ -277,6 +339,20 @@ def test_tokens_are_found_below_lists_and_in_variables(tmp_path: Path) -> None:
         ("vllm_runtime: docker", ["wrong-value"]),
         ("vllm_arg: {}", ["unknown-variable"]),
         ("vllm_notes: {}", []),
+        ("vllm_cordon: true", []),
+        ("vllm_cordon: false", []),
+        ("vllm_cordon: null", []),
+        ("vllm_cordon: its memory is exchanged", []),
+        ("vllm_cordon: 5", ["wrong-value"]),
+        ("vllm_cordon: '{{ why }}'", ["variable-template"]),
+        ("vllm_cordoned_gpus: [0, GPU-5fd4f2c1, MIG-GPU-5fd4f2c1/3/0]", []),
+        ("vllm_cordoned_gpus: []", []),
+        ("vllm_cordoned_gpus: null", []),
+        ("vllm_cordoned_gpus: 3", ["wrong-value"]),
+        ("vllm_cordoned_gpus: [-1]", ["wrong-value"]),
+        ("vllm_cordoned_gpus: ['3']", ["wrong-value"]),
+        ("vllm_cordoned_gpus: [3, 3]", ["wrong-value"]),
+        ("vllm_cordoned_gpus: [H100]", ["wrong-value"]),
         ("vllm_executable: '{{ where }}/vllm'", ["variable-template"]),
         ("vllm_env: {A: '{{ b }}'}", ["variable-template"]),
         ("other: '{{ b }}'", []),
@@ -357,6 +433,8 @@ KEYS = [
     "replicas",
     "state",
     "gpus",
+    "needs",
+    "cordon",
     "revision",
     "env",
     "hf_token",

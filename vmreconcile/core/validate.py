@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vmreconcile.core.checks.arguments import check_arguments
 from vmreconcile.core.checks.environment import check_environment
+from vmreconcile.core.checks.gpus import ASKED
 from vmreconcile.core.checks.hosts import check_hosts
 from vmreconcile.core.checks.names import check_names
 from vmreconcile.core.checks.ports import check_ports
 from vmreconcile.core.checks.sense import check_sense
 from vmreconcile.core.checks.shape import Shape
 from vmreconcile.core.checks.source import Finding
+from vmreconcile.core.checks.stacks import Stacks
 from vmreconcile.core.checks.text import check_texts
 from vmreconcile.core.checks.tokens import check_name
 from vmreconcile.core.checks.variables import check_variables
@@ -42,8 +44,13 @@ def validate(
     found: list[Diagnostic] = [problem for document in documents for problem in document.problems]
     told = {problem.place for problem in found if problem.severity is Severity.ERROR}
     names = source_names(inventory)
+    stacks = Stacks(placement, catalogue, ASKED)
     for document in read:
-        checked = (*_check_document(document, shape, placement, catalogue), *_check_tokens(document, names))
+        checked = (
+            *_check_document(document, shape, placement, catalogue),
+            *check_sense(document, stacks),
+            *_check_tokens(document, names),
+        )
         located = [finding.located(document) for finding in checked]
         found += _without_echoes(located, told)
     found += check_names(read)
@@ -70,7 +77,6 @@ def _check_document(document: Document, shape: Shape, placement: Placement, cata
                 yield from check_arguments(args, (*path, "args"), catalogue)
             if isinstance(env, dict):
                 yield from check_environment(env, (*path, "env"))
-    yield from check_sense(document, catalogue)
 
 
 def _check_tokens(document: Document, names: frozenset[str]) -> Iterator[Finding]:

@@ -153,7 +153,8 @@ def _example(path: Path, schema: _Schema) -> str:
 def _meant(value: JsonValue, schema: _Schema) -> str:
     """What was probably meant: the same in or out of quotes, or the nearest of the words allowed."""
     kinds = {schema.get("type")} if isinstance(schema.get("type"), str) else set(schema.get("type") or ())
-    kinds |= {choice.get("type") for choice in schema.get("anyOf", ())}
+    choices = [choice for choice in schema.get("anyOf", ()) if re.search(choice.get("pattern", ""), _words(value))]
+    kinds |= {choice.get("type") for choice in choices}
     if isinstance(value, str):
         if kinds & {"integer", "number"} and re.fullmatch(r"[0-9]{1,9}", value):
             return f"{int(value)} (without quotes)"
@@ -166,8 +167,13 @@ def _meant(value: JsonValue, schema: _Schema) -> str:
         "string" in kinds and "pattern" not in schema and (isinstance(value, bool | float) or "integer" not in kinds)
     )
     if isinstance(value, bool | int | float) and quotable and "number" not in kinds:
-        return f'"{str(value).lower() if isinstance(value, bool) else value}" (in quotes)'
+        return f'"{_words(value)}" (in quotes)'
     return ""
+
+
+def _words(value: JsonValue) -> str:
+    """A scalar as it would stand in quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int | float) else ""
 
 
 def _cleaned(value: str, schema: _Schema) -> str:
