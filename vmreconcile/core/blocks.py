@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vmreconcile.core.diff import Subject, release
-from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.desired import CORDONED, DesiredServer
 from vmreconcile.model.observed import PortHolder
 from vmreconcile.model.plan import Block, Reason
 
 CREDENTIALS_SINCE = 250
-CORDONED = "cordoned"
-"""What stands for a cordon without a reason."""
 
 
 def block_of(subject: Subject, leaving: Mapping[int, str]) -> Block | None:
