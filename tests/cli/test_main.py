@@ -336,6 +336,33 @@ def test_status_and_show_and_logs(desk: Desk) -> None:
     }
 
 
+def test_show_tells_needs_and_cordons_with_their_places(desk: Desk) -> None:
+    """As they count for this server, each with the file and line that says it."""
+    desk.change("port: 8001\n", "port: 8001\nneeds: {kv_tokens: 8k}\ncordon: new weights\n")
+    desk.change("    gpu1:\n", "    gpu1: {vllm_cordon: true, vllm_cordoned_gpus: [3]}\n", "inventory/hosts.yml")
+    said = desk("show", "qwen@gpu1", "--json").json["desired"]
+    assert said["needs"] == {"value": {"kv_tokens": 8000}, "origin": "models.d/qwen.yaml:5:1"}
+    assert said["cordon"] == {"value": "new weights", "origin": "models.d/qwen.yaml:6:1"}
+    assert said["host_cordon"]["value"] == "cordoned"
+    assert said["cordoned_gpus"]["value"] == ["3"]
+    assert said["cordoned_gpus"]["origin"].startswith("inventory/hosts.yml:3:")
+    other = desk("show", "qwen@gpu2", "--json").json["desired"]
+    assert (other["host_cordon"]["value"], other["cordoned_gpus"]["value"]) == (None, None)
+    assert re.search(r"needs +\{\"kv_tokens\": 8000\} +models.d/qwen.yaml:5:1", desk("show", "qwen@gpu1").out)
+
+
+def test_a_count_of_gpus_is_no_warning_any_more(desk: Desk) -> None:
+    """One that vLLM uses passes; needs beside a written number are told to be checked only."""
+    desk.change("port: 8001\n", "port: 8001\ngpus: 2\n")
+    desk.change("args:\n", "args:\n  tensor_parallel_size: 2\n")
+    assert (desk("validate").code, desk("validate").err) == (0, "")
+    desk.change("port: 8001\n", "port: 8001\nneeds: {concurrency: 2}\n")
+    said = desk("validate")
+    assert said.code == 0
+    assert "models.d/qwen.yaml:10:3: " in said.err + said.out
+    assert "gpu_memory_utilization stays 0.5, as written" in said.err + said.out
+
+
 def test_every_document_says_its_format(desk: Desk) -> None:
     """Whatever the command; what is printed for Ansible's sake alone has Ansible's keys."""
     desk.write("old.json", '{"models": [{"name": "then", "huggingface_id": "org/then", "port": 9009}]}')
