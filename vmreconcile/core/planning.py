@@ -8,24 +8,24 @@ from dataclasses import dataclass, field, replace
 from vmreconcile.core.actions import Decision, decide, decide_unclaimed, exists
 from vmreconcile.core.blocks import block_of, cordoned
 from vmreconcile.core.diff import Drift, Subject, drift_of
-from vmreconcile.core.fingerprints import Known, digest
+from vmreconcile.core.fingerprints import Known
+from vmreconcile.core.gates import gate_of
 from vmreconcile.core.gpus.applied import with_placed
 from vmreconcile.core.gpus.place import Placing, lore_of
-from vmreconcile.core.launching import launch_settings, make_launch
+from vmreconcile.core.launching import make_launch
 from vmreconcile.core.notices import notices, shared_machines
 from vmreconcile.core.phases import phase_of, runtime_of
 from vmreconcile.core.placing import making_room, placing_of
 from vmreconcile.core.shadows import idle_note, shadow_of
+from vmreconcile.core.staleness import digest_of
 from vmreconcile.core.tuning import tuned
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health
 from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Phase
-from vmreconcile.model.plan import Action, Block, Change, Gate, Plan, Reason
+from vmreconcile.model.plan import Action, Block, Change, Plan, Reason
 from vmreconcile.model.steps import RemoveServer, Step
-from vmreconcile.model.values import JsonValue
 from vmreconcile.runtimes.registry import choose
-from vmreconcile.runtimes.unit_files import telling
 from vmreconcile.vllm.catalogue import catalogue_for
 from vmreconcile.vllm.memory.stored import Checkpoint
 
@@ -319,35 +319,3 @@ def _moved_runtime(subject: Subject) -> tuple[Step, ...]:
 def _removal(host: HostView, observed: ObservedServer) -> tuple[Step, ...]:
     runtime = runtime_of(observed) or choose("process", host)
     return runtime.remove(host, observed)
-
-
-def gate_of(server: DesiredServer) -> Gate:
-    """When this server counts as ready."""
-    return Gate(
-        address=probe_address(launch_settings(server).get("host")),
-        port=server.port,
-        timeout=server.health.startup_timeout,
-        completion=server.health.completion,
-    )
-
-
-def probe_address(host: JsonValue) -> str:
-    """Where to ask a server that listens on `--host`: every address and none are reached over loopback."""
-    return "127.0.0.1" if host in {None, "", "0.0.0.0", "::", "localhost"} else str(host)  # noqa: S104 - compared, not bound
-
-
-def digest_of(host: HostView, observed: ObservedServer) -> dict[str, JsonValue]:
-    """What a plan was made from, by field; a plan file is refused for a server where one of these moved."""
-    process, unit, env_file = observed.process, observed.unit, observed.env_file
-    return {
-        "boot_id": host.boot_id,
-        "process.pid": process.pid if process else None,
-        "process.start_ticks": process.start_ticks if process else None,
-        "process.argv": digest("\0".join(process.argv)) if process else None,
-        "orphans": [worker.pid for worker in observed.orphans],
-        "unit.active": unit.active if unit else None,
-        "unit.enabled": unit.enabled if unit else None,
-        "unit.text": digest(telling(unit.text or "")) if unit else None,
-        "env_file.names": [*sorted(env_file.env)] if env_file else None,
-        "env_file.mtime": env_file.mtime if env_file else None,
-    }

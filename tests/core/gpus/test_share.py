@@ -131,6 +131,14 @@ def test_beside_a_stranger() -> None:
     assert numbers(tiny) == {"a": None}
 
 
+def test_a_written_number_is_checked_against_needs() -> None:
+    """It stands, with a warning where it does not hold what is asked for."""
+    args = {**SMALL, "gpu_memory_utilization": 0.3}
+    found = placing([model("a", args=args, needs=Needs(kv_tokens=500_000))], machine(1))
+    assert found.notes[ID].startswith("gpu_memory_utilization 0.3 is 23.8 GiB, and its needs take 4")
+    assert not placing([model("a", args=args, needs=Needs(kv_tokens=5_000))], machine(1)).notes
+
+
 def running(name: str, pid: int, number: float, *, decided: bool = True, device: int = 0) -> object:
     """A server of ours that runs with a number on a GPU."""
     args = f"--gpu-memory-utilization {number} --max-model-len 8192 --enforce-eager"

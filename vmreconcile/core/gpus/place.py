@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from vmreconcile.core.gpus.blocks import listed_wrongly, nowhere, overfull, too_old, unseen
 from vmreconcile.core.gpus.choose import choose, is_one_kind
-from vmreconcile.core.gpus.demand import LENGTH, SHARE, UNREAD, Demand, demand_of, is_open
+from vmreconcile.core.gpus.demand import LENGTH, SHARE, UNREAD, Demand, demand_of, gib, is_open
 from vmreconcile.core.gpus.ground import Ground, flaw_of, ground_of
 from vmreconcile.core.gpus.keys import memory_key
 from vmreconcile.core.gpus.seats import Seats
@@ -69,7 +69,7 @@ def lore_of(view: FleetView, models: Mapping[ServerId, Checkpoint]) -> Lore:
 
 
 def place(host: HostView, tenants: Sequence[Tenant], leaving: Iterable[ObservedServer], lore: Lore) -> Placing:
-    """GPUs and numbers for all servers that are to run on a host. `leaving` are taken down before any of them starts."""
+    """GPUs and numbers for all servers that are to run on a host. `leaving` are taken down before any starts."""
     cordoned = [word for tenant in tenants for word in tenant.server.cordoned_gpus]
     ground = ground_of(host, [*(tenant.observed for tenant in tenants), *leaving], cordoned)
     knowledge = _Knowledge(ground, lore)
@@ -89,7 +89,7 @@ def place(host: HostView, tenants: Sequence[Tenant], leaving: Iterable[ObservedS
     return Placing(
         placed={tenant.id: _placed(tenant, seats, found.get(tenant.id)) for tenant in tenants},
         blocks=blocks,
-        notes={tenant.id: note for tenant in tenants if (note := _mixed(tenant, seats))},
+        notes={tenant.id: note for tenant in tenants if (note := _mixed(tenant, seats) or _short(tenant, seats))},
         asks=frozenset(knowledge.asks),
     )
 
@@ -277,3 +277,17 @@ def _mixed(tenant: Tenant, seats: Seats) -> str:
         return ""
     names = ", ".join(f"{seats.ground.gpus[uuid].label} {seats.ground.gpus[uuid].name}" for uuid in devices)
     return f"its GPUs differ ({names}): the smallest decides what fits, the slowest how fast it is"
+
+
+def _short(tenant: Tenant, seats: Seats) -> str:
+    """A warning where a number that somebody wrote does not hold what the model asks for."""
+    if tenant.number is None or not tenant.server.needs.stated:
+        return ""
+    for uuid in seats.taken.get(tenant.id, ()):
+        demand, size = tenant.demand(uuid), tenant.number * seats.ground.cards[uuid].total
+        if not isinstance(demand, str) and demand.total > size:
+            return (
+                f"{SHARE} {tenant.number:g} is {gib(size)} GiB, and its needs take {gib(demand.total)}"
+                f" ({gib(demand.beside)} {demand.basis} beside the KV cache)"
+            )
+    return ""

@@ -132,7 +132,7 @@ def _count(server: DesiredServer, settings: Mapping[str, JsonValue]) -> int:
 def _listed(server: DesiredServer) -> tuple[str, ...]:
     if isinstance(server.gpus, tuple):
         return tuple(map(str, server.gpus))
-    said = server.env.get(VISIBLE)
+    said = server.env.get(VISIBLE) if server.gpus == "auto" else None
     return split_words(str(said.value)) if said else ()
 
 
