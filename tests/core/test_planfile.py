@@ -14,8 +14,9 @@ from tests.lab.worlds import TOKEN, World, only, wanted, world
 from vmreconcile.core.planfile import confirm, parse, render, wanted_digest
 from vmreconcile.errors import UsageError
 from vmreconcile.model.desired import DesiredState
+from vmreconcile.model.gpus import Placed
 from vmreconcile.model.plan import Action, Change, Plan, Reason
-from vmreconcile.model.values import Origin, OriginKind, Setting
+from vmreconcile.model.values import JsonValue, Origin, OriginKind, Setting
 
 
 def saved(there: World) -> str:
@@ -48,6 +49,17 @@ def test_a_plan_read_back_is_the_same() -> None:
     (change,) = there.plan().pending
     plain = tuple(replace(field, origin="") for field in change.fields)
     assert confirmed(there, text).pending == (replace(change, fields=plain),)
+
+
+def test_what_was_decided_about_gpus_is_read_back() -> None:
+    """Devices, numbers with their reasons, and what the order of the steps depends on."""
+    there, _ = retuned()
+    settings: dict[str, JsonValue] = {"gpu_memory_utilization": 0.45}
+    placed = Placed(devices=("GPU-b",), visible=("1",), settings=settings, requested=7, reasons=("it moves",))
+    (change,) = there.plan().pending
+    change = replace(change, fields=(), placed=placed, frees=True, leaves=("GPU-a",))
+    plan = replace(there.plan(), changes=(change,))
+    assert parse(render(plan, there.desired, version="0", inventory="i"), "p.json").changes == (change,)
 
 
 def test_the_file_is_for_scripts_too() -> None:

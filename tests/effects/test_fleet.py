@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -144,3 +148,100 @@ def test_a_look_goes_with_the_hosts_folders() -> None:
     assert (narrow["servers"], narrow["gpus"], narrow["metrics"]) == (["m"], False, False)
     many.observe(["h"], metrics=True)
     assert host.requests[-1]["metrics"] is True
+
+
+def test_a_look_at_gpus_alone_asks_for_nothing_else() -> None:
+    """It is repeated while memory is waited for; one server's look has GPUs only where they are asked for."""
+    host = FakeHost("h", gpus=2)
+    many = Fleet(open_host=lambda _: host, looks={"h": Look(ports=(1,))}, salt="00" * 16)
+    assert len(many.observe_gpus("h").gpus) == 2
+    asked = host.requests[-1]
+    assert (asked["servers"], asked["ports"], asked["executables"], asked["gpus"]) == ([], [], [], True)
+    assert len(many.observe_host("h", "m", gpus=True).gpus) == 2
+    assert host.requests[-1]["servers"] == ["m"]
+
+
+# --- Several threads -------------------------------------------------------------------------------------------------
+
+
+def at_once(*works: Callable[[], object]) -> list[object]:
+    """What came of each, all begun at the same time; an error that is ours is its result."""
+    found: list[object] = [None] * len(works)
+    barrier = threading.Barrier(len(works), timeout=10)
+
+    def work(number: int) -> None:
+        barrier.wait()
+        try:
+            found[number] = works[number]()
+        except UnreachableError as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return found
+
+
+@dataclass
+class Counted:
+    """A session that takes its time, and notices when it is asked twice at once; with `lost` it breaks when asked."""
+
+    lost: bool = False
+    busy: bool = False
+    asked: int = 0
+
+    def request(self, payload: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever the fleet passes
+        """Answer after a moment."""
+        assert not self.busy, "two requests at once"
+        self.busy, self.asked = True, self.asked + 1
+        time.sleep(0.02)
+        self.busy = False
+        if self.lost:
+            raise UnreachableError("the connection was lost")
+        return {**SEEN, "got": payload.get("slug")}
+
+    def close(self) -> None:
+        """End."""
+
+
+def test_threads_of_one_host_share_one_session_and_take_turns() -> None:
+    """It is opened once, however many ask first; each gets the answer to its own question."""
+    opened: list[Counted] = []
+
+    def open_host(host: str) -> Counted:
+        time.sleep(0.05)
+        opened.append(Counted())
+        return opened[-1]
+
+    many = Fleet(open_host=open_host, looks={}, salt="00" * 16)
+    names = [f"m{number}" for number in range(6)]
+    asks = [partial(many.request, "gpu1", {"do": "steps", "slug": name}, timeout=5.0) for name in names]
+    assert [answer["got"] for answer in at_once(*asks)] == names  # type: ignore[index]  # answers
+    assert [session.asked for session in opened] == [6]
+
+
+def test_a_session_that_one_thread_lost_is_replaced_for_the_others() -> None:
+    """Steps that were not sent yet go over the new one; only those that were under way are lost."""
+    sessions = [Counted(lost=True), Counted()]
+    many = Fleet(open_host=lambda _: sessions.pop(0), looks={}, salt="00" * 16)
+    asks = [partial(many.request, "gpu1", {"do": "steps", "slug": name}, timeout=5.0) for name in "abcd"]
+    found = at_once(*asks)
+    assert sum(isinstance(each, UnreachableError) for each in found) == 1
+    assert sum(isinstance(each, dict) for each in found) == 3
+    assert sessions == []
+
+
+def test_threads_of_different_hosts_do_not_wait_for_each_other() -> None:
+    """Two hosts whose sessions answer only once both are asked."""
+    barrier = threading.Barrier(2, timeout=10)
+
+    class Together(Counted):
+        def request(self, *_: object, **__: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
+            barrier.wait()
+            return dict(SEEN)
+
+    many = Fleet(open_host=lambda _: Together(), looks={}, salt="00" * 16)
+    asks = [partial(many.request, host, {"do": "observe"}, timeout=5.0) for host in ("gpu1", "gpu2")]
+    assert at_once(*asks) == [SEEN, SEEN]

@@ -87,6 +87,48 @@ def test_progress(session: AgentSession) -> None:
     assert (seen, last) == ([0, 1, 2], {"ok": True, "changed": True})
 
 
+def test_requests_of_several_threads_go_one_after_the_other(session: AgentSession) -> None:
+    """Each thread gets the answers to its own questions, large ones and refusals among them."""
+    barrier = threading.Barrier(6, timeout=10)
+    wrong: list[object] = []
+
+    def ask(name: str) -> None:
+        barrier.wait()
+        for number in range(15):
+            text = f"{name} {number} " + "x" * (50_000 if number % 5 == 0 else 5)
+            if session.request({"do": "echo", "text": text}, timeout=20)["got"] != text:
+                wrong.append(text)
+            with pytest.raises(AgentError, match="no space left"):
+                session.request({"do": "fail"}, timeout=20)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in "abcdef"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert wrong == []
+    assert session._last_id == 6 * 15 * 2
+
+
+def test_who_waits_for_a_turn_hears_that_the_session_broke(session: AgentSession) -> None:
+    """Nothing is sent on a connection that another thread lost, and nobody waits for the end of time."""
+    begun = threading.Event()
+
+    def lose() -> None:
+        begun.set()
+        with pytest.raises(UnreachableError, match="no answer in time"):
+            session.request({"do": "half"}, timeout=0.5)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    assert begun.wait(5)
+    time.sleep(0.1)
+    with pytest.raises(UnreachableError, match=r"^the connection was lost before$"):
+        session.request({"do": "echo"}, timeout=20)
+    thread.join(10)
+
+
 def test_refusal_of_the_agent(session: AgentSession) -> None:
     """An answer that is not ok becomes an error with class, path and step; the session goes on."""
     with pytest.raises(AgentError, match="no space left") as caught:

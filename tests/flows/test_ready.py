@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.lab.applying import apply, run_of, statuses
 from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import World, only, wanted, world
+from vmreconcile.core.gpus.applied import with_placed
 from vmreconcile.errors import Place
 from vmreconcile.flows.explaining import latest_start_of
 from vmreconcile.model.desired import Health
+from vmreconcile.model.gpus import Placed
 from vmreconcile.model.outcome import Failure, Outcome
-from vmreconcile.model.plan import Action, Reason
+from vmreconcile.model.plan import Action, Plan, Reason
 from vmreconcile.model.tuning import Manner, Match, Rule
 
 BOTH = pytest.mark.parametrize("systemd", [252, None])
@@ -197,6 +201,49 @@ def test_a_server_that_came_up_different_is_failed() -> None:
     found = failure(apply(there))
     assert found.kind == "still_differs"
     assert found.summary == "m@h1 runs, but still differs: env.VLLM_LOGGING_LEVEL (DEBUG instead of INFO)"
+
+
+def decided(settings: dict[str, object], **args: object) -> tuple[World, Plan]:
+    """A server whose number is left to the tool, and the plan as it is once these settings were decided for it."""
+    placed = Placed(settings=settings, reasons=("shared",))  # type: ignore[arg-type]  # JSON values
+    left_open = wanted(args={"gpu_memory_utilization": "auto", **args})
+    there = world(with_placed(left_open, placed))
+    plan = there.plan()
+    there.want(left_open)
+    return there, replace(plan, changes=tuple(replace(change, placed=placed) for change in plan.changes))
+
+
+def test_a_server_is_compared_with_what_was_decided() -> None:
+    """Not with `auto`, which is nobody's number."""
+    there, plan = decided({"gpu_memory_utilization": 0.45})
+    assert statuses(apply(there, plan)) == {"m@h1": "changed"}
+    assert "0.45" in there.argv(there.desired.servers[0].id)
+    there, plan = decided({"gpu_memory_utilization": 0.45})
+    other = Placed(settings={"gpu_memory_utilization": 0.5})
+    plan = replace(plan, changes=(replace(only(plan), placed=other),))
+    found = failure(apply(there, plan))
+    assert found.summary == "m@h1 runs, but still differs: args.gpu_memory_utilization (0.45 instead of 0.5)"
+
+
+def test_a_number_of_the_tool_is_told_as_its() -> None:
+    """With the file in which a person may write another."""
+    there, plan = decided({"gpu_memory_utilization": 0.45})
+    there.hosts["h1"].kernel.behaviours["m"] = Behaviour(exit_code=1, log=NO_KV)
+    found = failure(apply(there, plan))
+    assert (
+        "args.gpu_memory_utilization is 0.45, tool (shared), another goes into models.d/m.yaml"
+        in found.remedy
+    )
+
+
+def test_a_rule_about_gpus_holds_when_the_server_is_looked_at_again() -> None:
+    """The proof sees the GPUs that the plan saw."""
+    place = Place(file="tuning.yaml", line=3)
+    sets = {"max_num_seqs": (Manner.DEFAULT, 8)}
+    rule = Rule(name="small", match=Match(model="*", gpu="*H100*"), sets=sets, reason="it needs it", place=place)
+    there = world(wanted(rules=(rule,)), gpus=1)
+    assert statuses(apply(there)) == {"m@h1": "changed"}
+    assert "--max-num-seqs" in there.argv(there.desired.servers[0].id)
 
 
 def test_a_secret_that_still_differs_is_not_told() -> None:

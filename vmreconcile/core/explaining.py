@@ -23,6 +23,9 @@ INVENTORY = frozenset({"vllm_executable"})
 
 EVERY_ARGUMENT = "args.*"
 
+NOBODYS = frozenset({OriginKind.TUNING, OriginKind.TOOL})
+"""Origins of values that no person wrote for the server."""
+
 
 def located(found: Explanation, server: ServerId, wanted: DesiredServer | None) -> Explanation:
     """The explanation with the server's and its host's names, and in the remedy the places of its settings.
@@ -62,7 +65,7 @@ def _argument(name: str, server: DesiredServer) -> str:
 
 def _said(word: str, value: object, origin: Origin | None, server: DesiredServer) -> str:
     if origin is not None and origin.kind is not OriginKind.DEFAULT:
-        other = f", another goes into {_file(server)}" if origin.kind is OriginKind.TUNING else ""
+        other = f", another goes into {_file(server)}" if origin.kind in NOBODYS else ""
         return f"{word} is {value}, {origin}{other}"
     if word in INVENTORY:
         return f"{word} is not set for {server.id.host} in the inventory"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -63,7 +64,10 @@ class Look:
 
 @dataclass(slots=True)
 class Fleet:
-    """The hosts of a run. `open_host` opens a session by host name and raises `UnreachableError`."""
+    """The hosts of a run. `open_host` opens a session by host name and raises `UnreachableError`.
+
+    Several threads may ask one host: their requests go one after the other, through the session that is there then.
+    """
 
     open_host: Callable[[str], Session]
     looks: Mapping[str, Look]
@@ -71,6 +75,7 @@ class Fleet:
     forks: int = 20
     _sessions: dict[str, Session] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _turns: dict[str, threading.RLock] = field(default_factory=lambda: defaultdict(threading.RLock))
 
     def observe(self, hosts: Iterable[str], *, once: bool = False, metrics: bool = False) -> FleetView:
         """Look at every host, `forks` at a time; one that cannot be reached is data.
@@ -101,8 +106,12 @@ class Fleet:
                     )
         return FleetView(hosts=tuple(sorted(views, key=lambda view: view.host)), unreachable=tuple(sorted(unreachable)))
 
-    def observe_host(self, host: str, only: str | None = None, *, metrics: bool = False) -> HostView:
+    def observe_host(
+        self, host: str, only: str | None = None, *, metrics: bool = False, gpus: bool = False
+    ) -> HostView:
         """Look at one host; with `only`, at one server of it (cheap enough to repeat while waiting).
+
+        `gpus` are looked at beside one server only where that is asked for.
 
         Raises:
             UnreachableError: where it cannot be reached or the agent cannot answer.
@@ -115,12 +124,30 @@ class Fleet:
             "ports": list(look.ports),
             "servers": None if only is None else [only],
             "http_timeout": HTTP_TIMEOUT_S,
-            "gpus": only is None,
+            "gpus": gpus or only is None,
             "metrics": metrics,
             "models": [
                 {"slug": each.slug, "model": each.model, "revision": each.revision, "env": dict(each.env)}
                 for each in look.models
             ],
+        }
+        return host_view(host, self.salt, self.request(host, payload, timeout=OBSERVE_TIMEOUT_S))
+
+    def observe_gpus(self, host: str) -> HostView:
+        """Look at the GPUs of one host, and at none of its servers: cheap enough to repeat while memory is waited for.
+
+        Raises:
+            UnreachableError: where it cannot be reached or its answer cannot be read.
+            AgentError: where the agent says that it could not.
+        """
+        payload: dict[str, object] = {
+            "do": "observe",
+            "salt": self.salt,
+            "executables": [],
+            "ports": [],
+            "servers": [],
+            "http_timeout": HTTP_TIMEOUT_S,
+            "gpus": True,
         }
         return host_view(host, self.salt, self.request(host, payload, timeout=OBSERVE_TIMEOUT_S))
 
@@ -142,14 +169,15 @@ class Fleet:
             AgentError: where the agent says that it could not.
         """
         whole = {**payload, "folders": self.looks.get(host, Look()).folders}
-        again = payload.get("do") in QUESTIONS and host in self._sessions
-        try:
-            return self._session(host).request(whole, timeout=timeout, on_progress=on_progress)
-        except UnreachableError:
-            self._forget(host)
-            if not again:
-                raise
-        return self.request(host, payload, timeout=timeout, on_progress=on_progress)
+        with self._turn(host):
+            again = payload.get("do") in QUESTIONS and host in self._sessions
+            try:
+                return self._session(host).request(whole, timeout=timeout, on_progress=on_progress)
+            except UnreachableError:
+                self._forget(host)
+                if not again:
+                    raise
+            return self.request(host, payload, timeout=timeout, on_progress=on_progress)
 
     def drop(self, host: str) -> None:
         """End the session of one host, with whatever its agent is at; the next request opens another."""
@@ -161,6 +189,14 @@ class Fleet:
             sessions, self._sessions = list(self._sessions.values()), {}
         for session in sessions:
             session.close()
+
+    def _turn(self, host: str) -> threading.RLock:
+        """Held while one host is asked, from the opening of its session on.
+
+        So it gets one session, and one that broke is forgotten before the next thread finds it.
+        """
+        with self._lock:
+            return self._turns[host]
 
     def _session(self, host: str) -> Session:
         with self._lock:

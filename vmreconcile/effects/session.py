@@ -84,7 +84,7 @@ def open_session(
 
 @dataclass(slots=True)
 class AgentSession:
-    """One agent on one host, for one thread.
+    """One agent on one host. Several threads may ask it: requests go one after the other, in no order of their own.
 
     The first request travels together with the greeting, so that a host that has the agent answers in one round trip.
     `opening` is what has to be written before the greeting (sudo's password).
@@ -104,6 +104,8 @@ class AgentSession:
     _last_id: int = 0
     _noise: bytes = b""
     _revealed: Revealed = field(default_factory=Revealed, repr=False)
+    _turn: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _closed: bool = False
 
     def request(
         self,
@@ -116,30 +118,31 @@ class AgentSession:
 
         Answers that announce more go to `on_progress` as they come. `timeout` is the longest silence, in seconds,
         between two answers, and without `on_progress` of all answers together; `math.inf` waits as long as the
-        connection holds.
+        connection holds. The wait for other threads' requests does not count.
 
         Raises:
             AgentError: the agent refused or failed.
             UnreachableError: the connection was lost, or nothing came in time. The session is of no use afterwards.
         """
-        if self._broken:
-            raise UnreachableError("the connection was lost before")
-        self._last_id += 1
-        self._busy, self._broken = True, True
-        try:
-            answer = self._converse(self._last_id, payload, timeout or self.command_timeout, on_progress)
-        except AgentError:
+        with self._turn:
+            if self._broken or self._closed:
+                raise UnreachableError("the connection was lost before")
+            self._last_id += 1
+            self._busy, self._broken = True, True
+            try:
+                answer = self._converse(self._last_id, payload, timeout or self.command_timeout, on_progress)
+            except AgentError:
+                self._busy, self._broken = False, False
+                raise
             self._busy, self._broken = False, False
-            raise
-        self._busy, self._broken = False, False
-        return answer
+            return answer
 
     def close(self) -> None:
-        """End the conversation; the agent finishes what it does and ends.
+        """End the conversation; the agent finishes what it does and ends. Waits for no other thread's request.
 
         There is something to wait for only where the agent was new to the host, and then keeps its compiled code.
         """
-        self._broken = True
+        self._closed = True
         self.channel.close(wait=2.0 if self._shipped and not self._busy else 0.0)
 
     def __enter__(self) -> Self:

@@ -1,28 +1,31 @@
-"""Carry out a plan: hosts in parallel, the servers of a host one after the other, each until it is seen ready.
+"""Carry out a plan: hosts in parallel, and on a host those servers that share no GPU, each until it is seen ready.
 
-Servers that start at once on one GPU mis-size each other's KV cache (vllm#55827); as long as GPUs are not placed, a
-host is taken as one GPU.
+Which servers go side by side, and in which order the others: `core/gpus/lanes.py`. One server: `flows/acting.py`.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+from vmreconcile.core.gpus.lanes import Lane, in_order, lanes, starts, uses_lane
 from vmreconcile.effects.lost import lost_host
 from vmreconcile.effects.parallel import for_each, wait_for
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
+from vmreconcile.flows.acting import agent_failure, carry_out, planned_for
 from vmreconcile.flows.fetching import NotFetched, fetch
-from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
-from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
-from vmreconcile.model.desired import DEFAULT_PRIORITY
+from vmreconcile.flows.ready import Interrupted
+from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Unreachable
 from vmreconcile.model.outcome import Failure, Outcome, Result, Status
-from vmreconcile.model.plan import Action, Change, Plan, Reason
+from vmreconcile.model.plan import Action, Change, Plan
+
+LANES = 8
+"""Servers of one host at work at once: as many as most hosts have GPUs."""
 
 
 def execute(plan: Plan, run: Run) -> Outcome:
@@ -108,28 +111,58 @@ def _interrupt(run: Run) -> None:
     run.reporter.interrupted()
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What came of one host so far; its lanes write here at the same time."""
+
+    results: list[Result] = field(default_factory=list)
+    lost: list[UnreachableError] = field(default_factory=list)
+
+
 def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result], list[Unreachable]]:
-    """All changes of one host, those that free something first."""
-    results: list[Result] = []
-    queue = sorted(changes, key=lambda change: _order(change, run))
+    """All changes of one host: those that free something first, then the lanes side by side."""
+    queue = in_order(changes, run.desired)
+    begun = _Begun()
     try:
         stuck = _fetch_first(queue, run)
         stuck |= _stop_early([change for change in queue if change.server not in stuck], run)
-        for change in queue:
-            failure = stuck.get(change.server)
-            result = _failed(change, failure) if failure else _change(change, run)
-            run.reporter.ends(result)
-            results.append(result)
     except UnreachableError as error:
-        done = {result.server for result in results}
-        lost = lost_host(host, error)
-        results += [
-            Result(server=change.server, action=change.action, status=Status.UNREACHABLE, failure=_lost(lost))
-            for change in queue
-            if change.server not in done
-        ]
-        return results, [lost]
-    return results, []
+        begun.lost.append(error)
+    else:
+        _lane(tuple(change for change in queue if not uses_lane(change)), stuck, run, begun)
+        _side_by_side(lanes([*filter(uses_lane, queue)], run.desired), lambda lane: _lane(lane, stuck, run, begun))
+    if not begun.lost:
+        return begun.results, []
+    done = {result.server for result in begun.results}
+    lost = lost_host(host, begun.lost[0])
+    left = [
+        Result(server=change.server, action=change.action, status=Status.UNREACHABLE, failure=_lost(lost))
+        for change in queue
+        if change.server not in done
+    ]
+    return [*begun.results, *left], [lost]
+
+
+def _side_by_side(found: list[Lane], work: Callable[[Lane], None]) -> None:
+    """Do every lane, `LANES` at a time, and wait for all of them, whatever becomes of one."""
+    errors = [error for _, error in for_each(found, work, LANES) if isinstance(error, Exception)]
+    if errors:
+        raise errors[0]
+
+
+def _lane(lane: Lane, stuck: Mapping[ServerId, Failure], run: Run, begun: _Begun) -> None:
+    """One server after the other, each until it is seen ready; none any more once the host was lost."""
+    for change in lane:
+        if begun.lost:
+            return
+        try:
+            failure = stuck.get(change.server)
+            result = _failed(change, failure) if failure else carry_out(change, run)
+        except UnreachableError as error:
+            begun.lost.append(error)
+            return
+        run.reporter.ends(result)
+        begun.results.append(result)
 
 
 def _fetch_first(queue: list[Change], run: Run) -> dict[ServerId, Failure]:
@@ -137,8 +170,7 @@ def _fetch_first(queue: list[Change], run: Run) -> dict[ServerId, Failure]:
     failed: dict[ServerId, Failure] = {}
     for change in queue:
         wanted = run.desired.get(change.server)
-        loads = change.action is Action.START or (change.disruptive and change.gate is not None)
-        if wanted is None or not (wanted.prefetch and change.pending and loads and wanted.from_hub):
+        if wanted is None or not (wanted.prefetch and starts(change) and wanted.from_hub):
             continue
         if run.stopping.is_set():
             break
@@ -173,99 +205,11 @@ def _stop_early(queue: list[Change], run: Run) -> dict[ServerId, Failure]:
         if not (change.early and change.pending) or run.stopping.is_set():
             continue
         try:
-            send_steps(change.server, change.stops, run, _planned_for(change))
+            send_steps(change.server, change.stops, run, planned_for(change))
         except AgentError as error:
-            stuck[change.server] = _agent_failure(change, error)
+            stuck[change.server] = agent_failure(change, error)
     return stuck
 
 
 def _failed(change: Change, failure: Failure) -> Result:
     return Result(server=change.server, action=change.action, status=Status.FAILED, failure=failure)
-
-
-def _order(change: Change, run: Run) -> tuple[int, int, ServerId]:
-    """What frees something first, then what takes nothing down, then the rest; each by priority."""
-    frees = change.action in {Action.STOP, Action.REMOVE}
-    wanted = run.desired.get(change.server)
-    return (
-        0 if frees else 1 if not change.disruptive else 2,
-        wanted.priority if wanted else DEFAULT_PRIORITY,
-        change.server,
-    )
-
-
-def _change(change: Change, run: Run) -> Result:
-    """One server, from its steps to the proof that it is as wanted."""
-    begun = time.monotonic()
-
-    def result(status: Status, failure: Failure | None = None) -> Result:
-        seconds = round(time.monotonic() - begun, 3)
-        return Result(server=change.server, action=change.action, status=status, seconds=seconds, failure=failure)
-
-    if run.stopping.is_set():
-        return result(Status.SKIPPED, INTERRUPTED) if change.pending else result(Status.OK)
-    if change.action is Action.BLOCKED:
-        return result(Status.SKIPPED, Failure(kind=change.reason, summary=change.note, remedy=change.remedy))
-    try:
-        if change.pending:
-            run.reporter.begins(change)
-            done = _act(change, run)
-            _prove(change, run)
-            return result(Status.CHANGED if done else Status.OK)
-        if change.reason is Reason.STILL_STARTING:
-            _prove(change, run)
-    except NotReady as error:
-        return result(Status.FAILED, error.failure)
-    except Interrupted:
-        return result(Status.SKIPPED, INTERRUPTED)
-    except AgentError as error:
-        return result(Status.FAILED, _agent_failure(change, error))
-    return result(Status.OK)
-
-
-def _act(change: Change, run: Run) -> bool:
-    """Carry out the steps; False where another run has meanwhile done what they are for.
-
-    Raises:
-        NotReady: another run has done something else.
-    """
-    steps = change.steps if change.early else (*change.stops, *change.steps)
-    expected = Expected(None) if change.early else _planned_for(change)
-    try:
-        send_steps(change.server, steps, run, expected)
-    except AgentError as error:
-        if error.kind != MOVED:
-            raise
-        accept_moved(change, run, str(error))
-        return False
-    return True
-
-
-def _planned_for(change: Change) -> Expected:
-    """The root process that was seen when the plan was made."""
-    pid, ticks = (change.digest.get(f"process.{part}") for part in ("pid", "start_ticks"))
-    return Expected((pid, ticks) if isinstance(pid, int) and isinstance(ticks, int) else None)
-
-
-INTERRUPTED = Failure(
-    kind="interrupted",
-    summary="interrupted before it was done",
-    remedy="run apply again: it goes on from what is there",
-)
-
-
-def _prove(change: Change, run: Run) -> None:
-    wanted = run.desired.get(change.server)
-    settle(change, run)
-    if wanted is not None and change.gate is not None:
-        wait_ready(change, wanted, change.gate, run)
-
-
-def _agent_failure(change: Change, error: AgentError) -> Failure:
-    """A step's failure; classes in reports are in snake_case, whoever found them."""
-    where = f" ({error.path})" if error.path else ""
-    return Failure(
-        kind=error.kind.replace("-", "_"),
-        summary=f"{change.server.host}: {error}{where}",
-        remedy=error.remedy or "mend it on the host, then run apply again: it goes on from what is there",
-    )

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from vmreconcile.core.actions import Decision, exists
 from vmreconcile.core.diff import drift_of
+from vmreconcile.core.gpus.applied import with_placed
 from vmreconcile.core.phases import runtime_of
 from vmreconcile.core.planning import decision_of, subject_of
 from vmreconcile.effects.session import AgentError
@@ -88,7 +89,7 @@ def accept_moved(change: Change, run: Run, told: str) -> None:
     wanted = run.desired.get(change.server)
     if wanted is None or change.gate is None:
         return  # a stop or a removal, whose end is seen by itself
-    _, decision = _judged_now(wanted, run)
+    _, decision = _judged_now(change, wanted, run)
     if decision.action is not Action.NOOP:
         raise NotReady(
             Failure(
@@ -122,11 +123,11 @@ def wait_ready(change: Change, wanted: DesiredServer, gate: Gate, run: Run) -> N
         waited = time.monotonic() - begun
         run.reporter.waits(wanted.id, waited, problem)
         if waited > gate.timeout:
-            raise NotReady(_too_late(wanted, gate, problem, host, run))
+            raise NotReady(_too_late(with_placed(wanted, change.placed), gate, problem, host, run))
         if run.stopping.wait(pause):
             raise Interrupted("interrupted")
         pause = min(pause * 1.5, LONGEST_PAUSE_S)
-    _in_sync(wanted, run)
+    _in_sync(change, wanted, run)
 
 
 def _died(observed: ObservedServer, restarts: int) -> str:
@@ -173,14 +174,18 @@ def _gate_problem(observed: ObservedServer, gate: Gate, run: Run, server: Server
             return "no completion"
 
 
-def _judged_now(wanted: DesiredServer, run: Run) -> tuple[ObservedServer, Decision]:
-    """Read the host again: what is there of a server, and what would still have to be done."""
-    subject = subject_of(wanted, run.fleet.observe_host(wanted.id.host, wanted.id.slug), run.known)
+def _judged_now(change: Change, wanted: DesiredServer, run: Run) -> tuple[ObservedServer, Decision]:
+    """Read the host again: what is there of a server, and what would still have to be done to it as it was decided.
+
+    Its GPUs are read too: tuning rules may ask for them.
+    """
+    host = run.fleet.observe_host(wanted.id.host, wanted.id.slug, gpus=True)
+    subject = subject_of(wanted, host, run.known, change.placed)
     return subject.observed, decision_of(subject, drift_of(subject))
 
 
-def _in_sync(wanted: DesiredServer, run: Run) -> None:
-    observed, decision = _judged_now(wanted, run)
+def _in_sync(change: Change, wanted: DesiredServer, run: Run) -> None:
+    observed, decision = _judged_now(change, wanted, run)
     if decision.action is Action.NOOP:
         return
     differing = ", ".join(f"{field.path} ({field.before} instead of {field.after})" for field in decision.fields)
@@ -203,7 +208,8 @@ def _failure(change: Change, died: str, host: HostView, run: Run) -> Failure:
     ended = f"{server} ended while starting ({died}); its log shows no known cause"
     if found is None:
         return Failure(kind=UNKNOWN, summary=ended, remedy=f"vmreconcile logs {server}")
-    found = in_place(found, server, run.desired.get(server), host)
+    wanted = run.desired.get(server)
+    found = in_place(found, server, with_placed(wanted, change.placed) if wanted else None, host)
     return Failure(
         kind=found.kind,
         summary=ended if found.kind == UNKNOWN else f"{server} did not start: {found.summary}",

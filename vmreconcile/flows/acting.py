@@ -1,0 +1,103 @@
+"""One server of a plan, from its steps to the proof that it is as wanted."""
+
+from __future__ import annotations
+
+import time
+
+from vmreconcile.core.gpus.lanes import starts
+from vmreconcile.effects.session import AgentError
+from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
+from vmreconcile.flows.room import wait_for_room
+from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
+from vmreconcile.model.outcome import Failure, Result, Status
+from vmreconcile.model.plan import Action, Change, Reason
+
+INTERRUPTED = Failure(
+    kind="interrupted",
+    summary="interrupted before it was done",
+    remedy="run apply again: it goes on from what is there",
+)
+
+
+def carry_out(change: Change, run: Run) -> Result:
+    """Do what a change says, and see it done.
+
+    Raises:
+        UnreachableError: the host was lost.
+    """
+    begun = time.monotonic()
+
+    def result(status: Status, failure: Failure | None = None) -> Result:
+        seconds = round(time.monotonic() - begun, 3)
+        return Result(server=change.server, action=change.action, status=status, seconds=seconds, failure=failure)
+
+    if run.stopping.is_set():
+        return result(Status.SKIPPED, INTERRUPTED) if change.pending else result(Status.OK)
+    if change.action is Action.BLOCKED:
+        return result(Status.SKIPPED, Failure(kind=change.reason, summary=change.note, remedy=change.remedy))
+    try:
+        if change.pending:
+            run.reporter.begins(change)
+            done = _act(change, run)
+            _prove(change, run)
+            return result(Status.CHANGED if done else Status.OK)
+        if change.reason is Reason.STILL_STARTING:
+            _prove(change, run)
+    except NotReady as error:
+        return result(Status.FAILED, error.failure)
+    except Interrupted:
+        return result(Status.SKIPPED, INTERRUPTED)
+    except AgentError as error:
+        return result(Status.FAILED, agent_failure(change, error))
+    return result(Status.OK)
+
+
+def _act(change: Change, run: Run) -> bool:
+    """Carry out the steps; False where another run has meanwhile done what they are for.
+
+    Raises:
+        NotReady: another run has done something else, or the memory that it needs does not come free.
+        Interrupted: the person asked to stop before anything was done.
+    """
+    try:
+        _send(change, run)
+    except AgentError as error:
+        if error.kind != MOVED:
+            raise
+        accept_moved(change, run, str(error))
+        return False
+    return True
+
+
+def _send(change: Change, run: Run) -> None:
+    """Stops and steps in one request, unless free memory must be seen between them."""
+    stops, expected = ((), Expected(None)) if change.early else (change.stops, planned_for(change))
+    placed = change.placed
+    if placed is not None and placed.devices and placed.requested > 0 and starts(change):
+        send_steps(change.server, stops, run, expected)
+        wait_for_room(change.server, placed, run, stopped=bool(change.stops) and change.disruptive)
+        stops, expected = (), Expected(None) if change.stops else expected
+    send_steps(change.server, (*stops, *change.steps), run, expected)
+
+
+def planned_for(change: Change) -> Expected:
+    """The root process that was seen when the plan was made."""
+    pid, ticks = (change.digest.get(f"process.{part}") for part in ("pid", "start_ticks"))
+    return Expected((pid, ticks) if isinstance(pid, int) and isinstance(ticks, int) else None)
+
+
+def _prove(change: Change, run: Run) -> None:
+    wanted = run.desired.get(change.server)
+    settle(change, run)
+    if wanted is not None and change.gate is not None:
+        wait_ready(change, wanted, change.gate, run)
+
+
+def agent_failure(change: Change, error: AgentError) -> Failure:
+    """A step's failure; classes in reports are in snake_case, whoever found them."""
+    where = f" ({error.path})" if error.path else ""
+    return Failure(
+        kind=error.kind.replace("-", "_"),
+        summary=f"{change.server.host}: {error}{where}",
+        remedy=error.remedy or "mend it on the host, then run apply again: it goes on from what is there",
+    )
