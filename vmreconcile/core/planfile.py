@@ -51,8 +51,6 @@ def render(plan: Plan, desired: DesiredFleet, *, version: str, inventory: str) -
                 "steps": [to_json(step) for step in change.steps],
                 "gate": asdict(change.gate) if change.gate else None,
                 "placed": asdict(change.placed) if change.placed else None,
-                "frees": change.frees,
-                "leaves": list(change.leaves),
                 "observed": dict(change.digest),
                 "wanted": wanted.get(change.server),
             }
@@ -111,8 +109,6 @@ def _change(item: Mapping[str, JsonValue]) -> Change:
         steps=_steps(item["steps"]),
         gate=Gate(**gate) if isinstance(gate, dict) else None,  # type: ignore[arg-type]  # written by render
         placed=_placed(item["placed"]),
-        frees=bool(item["frees"]),
-        leaves=tuple(map(str, _list(item["leaves"]))),
         digest=_object(item["observed"]),
     )
 
