@@ -57,7 +57,7 @@ def test_what_was_decided_about_gpus_is_read_back() -> None:
     settings: dict[str, JsonValue] = {"gpu_memory_utilization": 0.45}
     placed = Placed(devices=("GPU-b",), visible=("1",), settings=settings, requested=7, reasons=("it moves",))
     (change,) = there.plan().pending
-    change = replace(change, fields=(), placed=placed, frees=True, leaves=("GPU-a",))
+    change = replace(change, fields=(), placed=placed, frees=True)
     plan = replace(there.plan(), changes=(change,))
     assert parse(render(plan, there.desired, version="0", inventory="i"), "p.json").changes == (change,)
 

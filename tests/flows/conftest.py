@@ -9,8 +9,7 @@ from vmreconcile.flows import ready, room
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look again at once, and wait for memory for a moment only."""
+    """Look again at once."""
     for module in (ready, room):
         monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
         monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.002)
-    monkeypatch.setattr(room, "LONGEST_WAIT_S", 0.1)

@@ -17,6 +17,7 @@ from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import World, wanted, world
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.execute import execute
+from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.gpus import Placed
 from vmreconcile.model.outcome import Outcome, Result
 from vmreconcile.model.plan import Change, Plan
@@ -166,6 +167,55 @@ def test_a_failure_ends_no_lane() -> None:
     there.hosts["h1"].kernel.behaviours["a"] = Behaviour(exit_code=1, log=("Segmentation fault",))
     outcome = execute(on(there.plan(), {"a": "0", "b": "0", "c": "1"}), run_of(there))
     assert statuses(outcome) == {"a@h1": "failed", "b@h1": "changed", "c@h1": "changed"}
+
+
+def shares(**numbers: float) -> list[DesiredServer]:
+    """Servers with these shares of a GPU each."""
+    return [
+        wanted(f"{name}@h1", port=8000 + at, args={"gpu_memory_utilization": share})
+        for at, (name, share) in enumerate(numbers.items())
+    ]
+
+
+def test_as_the_planner_places_them() -> None:
+    """Two GPUs for three servers: the two that share one go one after the other, the third at the same time."""
+    there = world(*shares(a=0.6, b=0.6, c=0.3), gpus=2)
+    plan = there.plan()
+    gpus = {change.server.model: change.placed.devices for change in plan.changes if change.placed}
+    assert gpus["a"] != gpus["b"]
+    watch = Watch()
+    both = threading.Barrier(2, timeout=MEET_S)
+    watch.on_begin = lambda change: change.server.model in "ab" and both.wait()
+    assert set(statuses(execute(plan, run_of(there, watch))).values()) == {"changed"}
+    shared = "a@h1" if gpus["c"] == gpus["a"] else "b@h1"
+    assert not watch.overlap("c@h1", shared)
+    assert not there.plan().pending
+
+
+def test_one_that_shrinks_makes_room_as_the_planner_says() -> None:
+    """The only GPU is full: what has it restarts with less, then the new one starts, and both serve."""
+    there = world(*shares(r=0.9), gpus=1)
+    assert statuses(apply(there)) == {"r@h1": "changed"}
+    there.want(*shares(r=0.5, a=0.4))
+    watch = Watch()
+    assert set(statuses(execute(there.plan(), run_of(there, watch))).values()) == {"changed"}
+    assert watch.begun == ["r@h1", "a@h1"]
+    assert sorted(there.pids()) == ["a@h1", "r@h1"]
+    assert not there.plan().pending
+
+
+def test_one_that_moves_gives_up_its_gpu_first() -> None:
+    """Two servers change GPUs: each waits for the memory that the other one gave up, and gets it."""
+    there = world(*shares(a=0.8, b=0.8), gpus=2)
+    assert set(statuses(apply(there)).values()) == {"changed"}
+    before = {change.server.model: change.placed.devices for change in there.plan().changes if change.placed}
+    there.hosts["h1"].gpus_freed_after = 4.0
+    index = {there.hosts["h1"].gpu(at).uuid: at for at in (0, 1)}
+    there.change(lambda server: replace(server, gpus=(index[before["b" if server.id.model == "a" else "a"][0]],)))
+    assert set(statuses(apply(there)).values()) == {"changed"}
+    after = {change.server.model: change.placed.devices for change in there.plan().changes if change.placed}
+    assert after == {"a": before["b"], "b": before["a"]}
+    assert not there.plan().pending
 
 
 # --- A host is lost, Ctrl-C ------------------------------------------------------------------------------------------

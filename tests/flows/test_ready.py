@@ -230,10 +230,7 @@ def test_a_number_of_the_tool_is_told_as_its() -> None:
     there, plan = decided({"gpu_memory_utilization": 0.45})
     there.hosts["h1"].kernel.behaviours["m"] = Behaviour(exit_code=1, log=NO_KV)
     found = failure(apply(there, plan))
-    assert (
-        "args.gpu_memory_utilization is 0.45, tool (shared), another goes into models.d/m.yaml"
-        in found.remedy
-    )
+    assert "args.gpu_memory_utilization is 0.45, tool (shared), another goes into models.d/m.yaml" in found.remedy
 
 
 def test_a_rule_about_gpus_holds_when_the_server_is_looked_at_again() -> None:

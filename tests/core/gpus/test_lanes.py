@@ -41,12 +41,6 @@ def test_a_shared_gpu_joins_also_through_others() -> None:
     assert names(change("a", "G0"), change("b", "G1"), change("c", "G2"), spanning) == ["abz", "c"]
 
 
-def test_the_gpu_that_is_left_counts() -> None:
-    """What moves frees memory where it was: who starts there is in its lane."""
-    moving = change("a", "G1", action=Action.RESTART, disruptive=True, leaves=("G0",), phase=Phase.READY)
-    assert names(moving, change("b", "G0"), change("c", "G2")) == ["ba", "c"]
-
-
 def test_servers_without_known_gpus_share_one_lane() -> None:
     """A host whose GPUs cannot be seen is taken as one GPU."""
     assert names(change("a"), change("b"), change("c")) == ["abc"]

@@ -71,7 +71,7 @@ def test_who_holds_it_is_named() -> None:
     summary, remedy = told(placed(40), seen)
     assert summary == (
         "m@h1 was not started: GPU 0: 12.3 of 80.0 GiB are free, 40.5 are needed; "
-        "held: 26.0 GiB by pid 8 (our server big/1@h1), 41.2 GiB by pid 4711 (not ours: python train.py)"
+        "held: 41.2 GiB by pid 4711 (not ours: python train.py), 26.0 GiB by pid 8 (our server big_1)"
     )
     assert "other gpus" in remedy
     assert "cleanup" not in remedy
@@ -83,20 +83,20 @@ def test_orphans_of_ours_are_ended_by_a_command() -> None:
     ours = Orphan(host="h1", pid=9, title="VLLM::EngineCore", server="old")
     seen = host(gpu(0, 6, (9, 73.6)), servers=(ObservedServer(slug="old", orphans=(worker,)),), orphans=(ours,))
     summary, remedy = told(placed(40), seen)
-    assert "73.6 GiB by pid 9 (an orphaned worker of our server old@h1)" in summary
-    assert remedy.startswith("vm cleanup -l h1 ")
+    assert "73.6 GiB by pid 9 (our server old)" in summary
+    assert remedy.startswith("pid 9 is an orphaned worker of ours: vm cleanup -l h1 ends such")
     foreign = host(gpu(0, 6, (9, 73.6)), orphans=(replace(ours, server=""),))
     summary, remedy = told(placed(40), foreign)
-    assert "73.6 GiB by pid 9 (not ours: an orphaned VLLM::EngineCore)" in summary
+    assert "73.6 GiB by pid 9 (an orphaned VLLM::EngineCore)" in summary
     assert "cleanup" not in remedy
 
 
 def test_memory_of_nobody_who_can_be_seen() -> None:
     """Containers hide their processes; a driver that does not tell sizes leaves nothing to work out."""
-    assert "held: 70.0 GiB by processes that cannot be seen from here" in told(placed(40), host(gpu(0, 10)))[0]
+    assert "GiB by processes that cannot be seen from here" in told(placed(40), host(gpu(0, 10)))[0]
     seen = host(gpu(0, 10, (5, None)))
-    assert told(placed(40), seen)[0].endswith("held: some memory by pid 5 (not ours)")
-    seen = host(gpu(0, 10, parent="GPU-9", instance=1))
+    assert told(placed(40), seen)[0].endswith("held: an unknown part by pid 5")
+    seen = host(gpu(0, 10, memory_used=0))
     assert told(placed(40), seen)[0].endswith("nobody who can be seen holds it")
 
 

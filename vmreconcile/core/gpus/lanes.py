@@ -68,8 +68,8 @@ def lanes(queue: Sequence[Change], wanted: Wanted) -> list[Lane]:
 
 
 def _gpus(change: Change) -> set[str]:
-    """The GPUs that a server is to be on, and those that it leaves."""
-    return {*(change.placed.devices if change.placed else ()), *change.leaves}
+    """The GPUs that a server is to be on. One that leaves a GPU which another takes was taken down before (`early`)."""
+    return {*(change.placed.devices if change.placed else ())}
 
 
 def _may_take_any(change: Change, wanted: Wanted) -> bool:

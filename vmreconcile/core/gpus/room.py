@@ -6,22 +6,16 @@ vLLM's own check at a start: what is free after CUDA took its context is at leas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vmreconcile.core.gpus.demand import gib
+from vmreconcile.core.gpus.ground import Ground, ground_of
 from vmreconcile.model.gpus import Gpu, Placed
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import HostView, ObservedServer
+from vmreconcile.model.observed import HostView
 from vmreconcile.model.outcome import Failure
 from vmreconcile.model.plan import Reason
 from vmreconcile.vllm.memory.predict import CONTEXT
-from vmreconcile.vllm.memory.sizes import GIB
-
-SHOWN = 60
-"""Letters of a stranger's command line."""
-
-UNSEEN = GIB
-"""Bytes that no process is seen to hold, from which on they are told: drivers and displays keep less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +67,8 @@ def missing(server: ServerId, placed: Placed, host: HostView, stopped: str) -> F
 
 def held_by(server: ServerId, short: tuple[Short, ...], host: HostView, stopped: str) -> Failure:
     """The failure of a server whose memory did not come free; `stopped` says what became of what ran before."""
-    told = "; ".join(f"{each}; {_holders(each.gpu, host)}" for each in short)
+    ground = ground_of(host, (), ())
+    told = "; ".join(f"{each}; {_holders(each.gpu, ground)}" for each in short)
     return Failure(
         kind=Reason.GPU_MEMORY_HELD,
         summary=f"{server} was not started: {told}{stopped}",
@@ -81,51 +76,21 @@ def held_by(server: ServerId, short: tuple[Short, ...], host: HostView, stopped:
     )
 
 
-def _holders(gpu: Gpu, host: HostView) -> str:
-    """Render '41.2 GiB are held by pid 4711 (not ours: python train.py)' of each that holds some."""
-    names = _names(host)
-    held = [f"{_size(size)} by pid {pid} ({names.get(pid, 'not ours')})" for pid, size in sorted(gpu.processes)]
-    told = [size for _, size in gpu.processes if size is not None]
-    unseen = gpu.memory_used - sum(told)
-    if len(told) == len(gpu.processes) and unseen > UNSEEN and not gpu.parent:
-        held.append(f"{gib(unseen)} GiB by processes that cannot be seen from here")
+def _holders(gpu: Gpu, ground: Ground) -> str:
+    """Render 'held: 41.2 GiB by pid 4711 (not ours: python train.py)'."""
+    held = [f"{gib(holder.size)} GiB by {holder.who}" for holder in ground.others.get(gpu.uuid, ())]
+    held += [f"an unknown part by pid {pid}" for pid, size in sorted(gpu.processes) if size is None]
     return f"held: {', '.join(held)}" if held else "nobody who can be seen holds it"
-
-
-def _size(size: int | None) -> str:
-    return "some memory" if size is None else f"{gib(size)} GiB"
-
-
-def _names(host: HostView) -> dict[int, str]:
-    """What is known of processes, by pid."""
-    names = {each.pid: f"not ours: {each.what[:SHOWN].rstrip()}" for each in host.strangers}
-    names |= {orphan.pid: f"not ours: an orphaned {orphan.title or 'worker'}" for orphan in host.orphans}
-    for server in host.servers:
-        slug = ServerId.from_slug(server.slug, host.host)
-        names |= dict.fromkeys(_family(server), f"our server {slug}")
-        names |= {worker.pid: f"an orphaned worker of our server {slug}" for worker in server.orphans}
-    return names
-
-
-def _family(server: ObservedServer) -> Iterator[int]:
-    """The processes of a server that runs."""
-    if server.process:
-        yield server.process.pid
-        yield from (child.pid for child in server.process.children)
 
 
 def _remedy(server: ServerId, short: tuple[Short, ...], host: HostView) -> str:
     """Orphans of ours are ended by a command, everything else by a person."""
     pids = {pid for each in short for pid, _ in each.gpu.processes}
-    orphans = {worker.pid for each in host.servers for worker in each.orphans}
-    if pids & orphans:
-        return f"vm cleanup -l {server.host} ends the orphaned workers; then run apply again"
+    orphans = sorted(orphan.pid for orphan in host.orphans if orphan.server and orphan.pid in pids)
+    if orphans:
+        which = f"pid {orphans[0]} is an orphaned worker of ours"
+        return f"{which}: vm cleanup -l {server.host} ends such, then run apply again"
     return (
         f"end what holds it if it is not needed, or give {server} other gpus or a smaller gpu_memory_utilization; "
         "then run apply again"
     )
-
-
-def gib(size: float) -> str:
-    """Bytes for a person."""
-    return f"{size / GIB:.1f}"
