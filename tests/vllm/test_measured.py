@@ -155,7 +155,7 @@ def test_the_older_engine() -> None:
     start = "INFO 07-02 17:08:07 [worker.py:267] "
     lines = [
         "INFO 07-02 17:08:01 [model_runner.py:1146] Model loading took 8.6253 GB and 7.670299 seconds",
-        f"{start}the current vLLM instance can use total_gpu_memory (79.15GiB) x gpu_memory_utilization (0.7) = 55.4GiB",
+        f"{start}the current vLLM instance can use total_gpu_memory (79.15GiB) x gpu_memory_utilization = 55.4GiB",
         f"{start}{PARTS}",
     ]
     found = figures_of(lines, {})

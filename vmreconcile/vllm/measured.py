@@ -28,7 +28,7 @@ _IN_USE, _IN_USE_BYTES = re.compile(_USE + "GiB"), re.compile(_USE + "bytes")
 versions between for those who debug."""
 
 _GIVEN = re.compile(r"Initial free memory .* reserved ([\d.]+) GiB memory for KV Cache as specified by ")
-"""v1/worker/gpu_worker.py: determine_available_memory, where `kv_cache_memory_bytes` decides and nothing is profiled."""
+"""As above, where `kv_cache_memory_bytes` decides and nothing is profiled."""
 
 _REQUESTED = re.compile(
     r"Free memory on device .* Desired GPU memory utilization is \([\d.]+, ([\d.]+) GiB\)"
