@@ -17,6 +17,7 @@ from vmreconcile.core.gpus.keys import memory_key
 from vmreconcile.core.gpus.place import lore_of
 from vmreconcile.core.tuning import tuned
 from vmreconcile.flows.execute import execute
+from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.gpus import Figures, Measured
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.outcome import Outcome
@@ -91,23 +92,25 @@ def test_placing_finds_it() -> None:
     assert key == (memory_key(world.desired.servers[0]), H100, "0.32.0")
 
 
-def test_it_is_no_drift_and_outlives_what_comes_next() -> None:
+@pytest.mark.parametrize("systemd", [252, None])
+def test_it_is_no_drift_and_outlives_what_comes_next(systemd: int | None) -> None:
     """In sync right after; a restart with other settings takes the new one, a stop keeps the last."""
-    for systemd in (252, None):
-        world = there(systemd=systemd)
-        applied(world)
-        first = measured(world)
-        assert only(world.plan()).action is Action.NOOP
-        world.want(wanted(args={"gpu_memory_utilization": 0.9, "max_num_seqs": 64}))
-        applied(world)
-        second = measured(world)
-        assert first is not None
-        assert second is not None
-        assert second.key != first.key
-        assert second.figures.beside == pytest.approx(first.figures.beside, abs=2 * ROUNDED)
-        assert (second.figures.kv_tokens or 0) > (first.figures.kv_tokens or 0)
-        world.hosts["h1"].systemd.stop(world.hosts["h1"].systemd.unit("vmreconcile-m.service")) if systemd else None
-        assert measured(world) == second
+    world = there(systemd=systemd)
+    applied(world)
+    first = measured(world)
+    assert only(world.plan()).action is Action.NOOP
+    world.want(wanted(args={"gpu_memory_utilization": 0.9, "max_num_seqs": 64}))
+    applied(world)
+    second = measured(world)
+    assert first is not None
+    assert second is not None
+    assert second.key != first.key
+    assert second.figures.beside == pytest.approx(first.figures.beside, abs=2 * ROUNDED)
+    assert (second.figures.kv_tokens or 0) > (first.figures.kv_tokens or 0)
+    world.change(lambda server: replace(server, state=DesiredState.STOPPED))
+    applied(world)
+    assert not world.pids()
+    assert measured(world) == second
 
 
 def test_the_prediction_stands_beside_it() -> None:
@@ -167,7 +170,6 @@ def test_a_key_counts_what_tuning_rules_set() -> None:
 def test_a_log_that_is_gone() -> None:
     """The metrics tell the tokens; what nobody tells is not known."""
     world = there()
-    world.hosts["h1"].kernel.logs.clear()
     host = world.hosts["h1"]
     ask = host.request
 

@@ -24,8 +24,8 @@ _KV = re.compile(
 
 _USE = r"Free memory on device .* Current kv cache memory in use is (-?[\d.]+) "
 _IN_USE, _IN_USE_BYTES = re.compile(_USE + "GiB"), re.compile(_USE + "bytes")
-"""v1/worker/gpu_worker.py: compile_or_warm_up_model, which every worker logs: 0.10.2 in bytes, 0.32.0 in GiB, in the
-versions between for those who debug."""
+"""v1/worker/gpu_worker.py: compile_or_warm_up_model, which every worker logs: 0.10.2 in bytes, 0.32.0 in GiB; some
+versions between only where they debug."""
 
 _GIVEN = re.compile(r"Initial free memory .* reserved ([\d.]+) GiB memory for KV Cache as specified by ")
 """As above, where `kv_cache_memory_bytes` decides and nothing is profiled."""

@@ -13,7 +13,7 @@ from vmreconcile.vllm.memory.predict import Prediction, predict
 from vmreconcile.vllm.memory.reading import UnknownShapeError, read_shape
 from vmreconcile.vllm.memory.stored import Checkpoint
 
-KEYS = {
+KEYS: Mapping[str, str] = {
     "weights": "weights_bytes",
     "beside": "beside_bytes",
     "graphs": "graph_bytes",
@@ -67,6 +67,6 @@ def _figures_json(figures: Figures) -> dict[str, JsonValue]:
     return {key: getattr(figures, name) for name, key in KEYS.items()}
 
 
-def deviation(measured: int | None, predicted: int | None) -> float | None:
-    """By how much of what was measured the prediction is above it; None where one of them says nothing."""
-    return predicted / measured - 1 if measured and predicted is not None else None
+def deviation(measured: int, predicted: int) -> float | None:
+    """By how much the prediction is above what was measured, as a part of that; None where there is nothing of it."""
+    return predicted / measured - 1 if measured > 0 else None
