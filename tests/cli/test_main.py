@@ -363,6 +363,22 @@ def test_a_count_of_gpus_is_no_warning_any_more(desk: Desk) -> None:
     assert "gpu_memory_utilization stays 0.5, as written" in said.err + said.out
 
 
+def test_what_was_measured_is_shown(desk: Desk) -> None:
+    """On a host with GPUs, after an apply; for a person and for a script."""
+    desk.hosts["gpu1"].add_gpus(1)
+    assert desk("apply", "-y").code == 0
+    first, second = desk("status", "--json").json["servers"]
+    assert first["memory"]["measured"]["kv_tokens"] > 0
+    assert second["memory"] is None
+    assert "KV TOKENS" in desk("status").out
+    assert f"{first['memory']['measured']['kv_tokens']:,}" in desk("status").out
+    shown = desk("show", "qwen@gpu1").out
+    assert re.search(r"^memory\n +measured +predicted\n  weights +2\.70 GiB +-$", shown, re.MULTILINE)
+    assert "at gpu_memory_utilization 0.5, a context of 4,096, of NVIDIA H100 80GB HBM3, vLLM 0.32.0" in shown
+    assert desk("show", "qwen@gpu1", "--json").json["memory"] == first["memory"]
+    assert desk("show", "qwen@gpu2", "--json").json["memory"] is None
+
+
 def test_every_document_says_its_format(desk: Desk) -> None:
     """Whatever the command; what is printed for Ansible's sake alone has Ansible's keys."""
     desk.write("old.json", '{"models": [{"name": "then", "huggingface_id": "org/then", "port": 9009}]}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,14 +14,20 @@ from tests.lab.applying import apply
 from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import World, wanted, world
+from tests.vllm.memory.recorded import runs
 from vmreconcile.cli.render_errors import counts_text, diagnostics_text, outcome_text
+from vmreconcile.cli.render_memory import GIB, memory_lines, tokens_cell
 from vmreconcile.cli.render_plan import field_line, plan_text, summary_line, value_text
 from vmreconcile.cli.render_status import status_text
 from vmreconcile.cli.terminal import Style, printable, style_for
+from vmreconcile.core.gpus.figures import figures_from, memory_json
 from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.model.desired import DesiredState
+from vmreconcile.model.gpus import Figures, Measured
 from vmreconcile.model.outcome import Outcome
 from vmreconcile.model.plan import Field, Plan
+from vmreconcile.vllm.memory.gpus import gpu_of
+from vmreconcile.vllm.memory.serving import requested_bytes
 
 PLAIN = Style()
 COLOURED = Style(color=True)
@@ -133,6 +140,90 @@ def test_a_status_is_a_table(busy: World) -> None:
     assert rows["qwen@gpu9"].split() == ["qwen@gpu9", "unknown"]
     assert any(line.startswith("stranger on gpu1: pid 1004, alice: ") for line in lines)
     assert lines[-1] == "unreachable: gpu9: connection refused (10.0.0.9:22)"
+
+
+@pytest.fixture
+def learned() -> World:
+    """A server on a GPU whose start was learned, and one that is stopped."""
+    there = world(
+        wanted("m@h1", port=8001, args={"gpu_memory_utilization": 0.8}), wanted("n@h2"), hosts=[FakeHost("h1", gpus=1)]
+    )
+    there.hosts["h1"].kernel.behaviours["m"] = Behaviour(beside_gib=17.0, needs_gib=1.75, context=32768)
+    apply(there)
+    return there
+
+
+def test_a_status_shows_the_tokens_where_a_line_has_room(learned: World) -> None:
+    """Measured ones, in their own column; nothing in it for a server of which nothing was learned."""
+    view, plan = learned.observe(), learned.plan()
+    lines = status_text(view, plan, Style(width=120)).splitlines()
+    at = lines[0].index("KV TOKENS")
+    assert lines[1][at:].split()[0] == "867,760"
+    assert lines[2][at : at + 9] == " " * 9
+    narrow = status_text(view, plan, Style(width=80)).splitlines()
+    assert "KV TOKENS" not in narrow[0]
+    assert "867,760" not in narrow[1]
+    assert [line.split()[:2] for line in narrow] == [line.split()[:2] for line in lines]
+
+
+FIGURES = Figures(weights=round(14.29 * GIB), beside=24 * GIB, kv_bytes=round(46.62 * GIB), kv_tokens=872_992)
+MEASURED = Measured(
+    key="ff",
+    gpu="NVIDIA H100\x1b[31m",
+    gpu_memory=79 * GIB,
+    vllm_version="0.22.1",
+    utilization=0.8,
+    max_model_len=32768,
+    figures=FIGURES,
+    predicted=replace(FIGURES, weights=round(14.25 * GIB), graphs=0, kv_tokens=870_100),
+)
+
+
+@pytest.mark.parametrize(
+    ("measured", "cell"),
+    [
+        (None, ""),
+        (replace(MEASURED, figures=Figures()), ""),
+        (replace(MEASURED, predicted=None), "872,992"),
+        (MEASURED, "872,992 (-0.3 %)"),
+    ],
+)
+def test_tokens_stand_beside_their_prediction(measured: Measured | None, cell: str) -> None:
+    """How far it was off."""
+    assert tokens_cell(measured) == cell
+
+
+def test_every_figure_of_a_start() -> None:
+    """What is not known one way is a dash; a row that is known neither way is left out; where it was measured."""
+    assert memory_lines(memory_json(MEASURED)) == [
+        "                    measured     predicted",
+        "  weights          14.29 GiB     14.25 GiB     -0.3 %",
+        "  all but KV       24.00 GiB     24.00 GiB     +0.0 %",
+        "  CUDA graphs              -      0.00 GiB",
+        "  KV cache         46.62 GiB     46.62 GiB     +0.0 %",
+        "  KV tokens          872,992       870,100     -0.3 %",
+        "  at gpu_memory_utilization 0.8, a context of 32,768, of NVIDIA H100\\x1b[31m, vLLM 0.22.1",
+    ]
+    alone = memory_lines(memory_json(replace(MEASURED, predicted=None)))
+    assert alone[1] == "  weights          14.29 GiB             -"
+    assert not any("graphs" in line for line in alone)
+    assert memory_lines(None) == []
+
+
+def test_the_page_shows_what_the_tool_prints() -> None:
+    """docs/fit.md, by the numbers of a recorded run on an H100 and their prediction."""
+    (run,) = (run for run in runs() if str(run) == "0.22.1-qwen2.5-7b-gpu_memory_utilization=0.8,enforce_eager=True")
+    card = gpu_of("H100")
+    kv = round(run.row["kv_gib"] * GIB)
+    figures = Figures(
+        weights=round(run.row["weights_gib"] * GIB),
+        beside=requested_bytes(card.total, 0.8) - kv,
+        kv_bytes=kv,
+        kv_tokens=run.row["kv_tokens"],
+    )
+    found = replace(MEASURED, gpu=card.name, figures=figures, predicted=figures_from(run.predicted()))
+    page = (Path(__file__).parents[2] / "docs/fit.md").read_text(encoding="utf-8")
+    assert "\n".join(["memory", *memory_lines(memory_json(found))]) in page
 
 
 def test_an_outcome_tells_what_went_wrong() -> None:

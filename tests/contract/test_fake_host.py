@@ -364,6 +364,73 @@ def test_a_record_written_while_it_runs(host: Asked) -> None:
     assert found["record"]["env_names"] == ["OTHER"]
 
 
+MEASURED: Json = {
+    "key": "0123456789abcdef",
+    "gpu": "NVIDIA H100 80GB HBM3",
+    "gpu_memory": 85017755648,
+    "vllm_version": "0.32.0",
+    "utilization": 0.9,
+    "max_model_len": 8192,
+    "figures": {"weights": 15343, "beside": 26435, "graphs": None, "kv_bytes": 50058, "kv_tokens": 872992},
+    "predicted": None,
+}
+
+
+def note(process: Json, **fields: Any) -> Json:  # noqa: ANN401 - JSON values
+    """The step that keeps a measurement of a root."""
+    root = {name: process[name] for name in ("pid", "start_ticks")}
+    return {"step": "note-measured", "slug": SLUG, **root, "measured": MEASURED, **fields}
+
+
+def test_what_was_measured_is_kept(host: Asked) -> None:
+    """In the record, beside all that is there; over a record that is written anew, a stop and a start."""
+    found = started(host)
+    process = found["process"]
+    assert steps(host, note(process)) == [True]
+    assert steps(host, note(process)) == [False]
+    assert there(host)["record"] == {**found["record"], "measured": MEASURED}
+    record = {"server": SLUG, "runtime": "process", "state": "running", "env_names": ["OTHER"]}
+    assert steps(host, {"step": "write-record", "slug": SLUG, "record": record}) == [True]
+    kept = {**found["record"], **record, "measured": MEASURED}
+    assert there(host)["record"] == kept
+    assert there(host)["process"]["pid"] == process["pid"]
+    steps(host, stop(host), spawn(host))
+    again = there(host)
+    assert again["process"]["pid"] != process["pid"]
+    assert again["record"]["measured"] == MEASURED
+    assert again["record"]["pid"] == again["process"]["pid"]
+
+
+def test_what_another_process_measured_is_not_kept(host: Asked) -> None:
+    """One that is gone, one that never was, and none at all."""
+    assert refused(host, note({"pid": 1, "start_ticks": 1})).kind == "moved"
+    process = started(host)["process"]
+    assert refused(host, note(process, start_ticks=process["start_ticks"] + 1)).kind == "moved"
+    steps(host, stop(host))
+    assert refused(host, note(process)).kind == "moved"
+    assert "measured" not in there(host)["record"]
+
+
+def test_only_numbers_and_short_texts_are_kept(host: Asked) -> None:
+    """Each of its own name."""
+    for wrong in (
+        {"key": ""},
+        {"key": "../x"},
+        {"gpu": 5},
+        {"gpu": "x" * 201},
+        {"gpu": "a\nb"},
+        {"gpu_memory": "much"},
+        {"utilization": True},
+        {"max_model_len": 1 << 70},
+        {"figures": None},
+        {"figures": {"weights": [1]}},
+        {"predicted": {"else": 1}},
+        {"token": "hf_x"},
+    ):
+        error = refused(host, note({"pid": 1, "start_ticks": 1}, measured={**MEASURED, **wrong}))
+        assert (error.kind, error.index) == ("bad-request", 0), wrong
+
+
 def test_a_program_that_is_not_there(host: Asked) -> None:
     """Refused; no record says that it runs."""
     missing = spawn(host, argv=["/nowhere/vllm", "serve", "a/model", "--port", str(host.port)])

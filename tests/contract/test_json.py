@@ -11,9 +11,11 @@ from tests.lab.applying import apply
 from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import World, wanted, world
+from vmreconcile.core.gpus.figures import memory_json
 from vmreconcile.core.reports import apply_json, diagnostics_json, plan_json, status_json
 from vmreconcile.errors import Diagnostic, Place
 from vmreconcile.model.desired import DesiredState
+from vmreconcile.model.gpus import Figures, Measured
 from vmreconcile.model.observed import Phase
 from vmreconcile.model.outcome import Status
 from vmreconcile.model.plan import Action, Reason
@@ -33,11 +35,16 @@ UNREACHABLE = {"host", "reason"}
 STATUS = {"format_version", "servers", "strangers", "orphans", "unreachable"}
 STATUS_ROW = {
     *("server", "host", "model", "phase", "pid", "port", "gpus", "gpu_memory_bytes", "started_at", "vllm_version"),
-    *("runtime", "drift"),
+    *("runtime", "drift", "memory"),
 }
+MEMORY = {"measured", "predicted", "utilization", "max_model_len", "gpu", "vllm_version"}
+FIGURES = {"weights_bytes", "beside_bytes", "graph_bytes", "kv_bytes", "kv_tokens"}
 APPLY = {"format_version", "changed", "ok", "failed", "unreachable", "results"}
 RESULT = {"server", "action", "status", "seconds", "error"}
 ERROR = {"class", "summary", "evidence", "remedy"}
+PREDICTED = Measured(
+    key="ff", gpu="NVIDIA L4", gpu_memory=1, vllm_version="0.32.0", utilization=0.9, predicted=Figures(weights=1)
+)
 ACTIONS = SUMMARY - {"unreachable"}
 PHASES = {"absent", "stopped", "starting", "ready", "unhealthy", "crashed", "unknown"}
 STATUSES = {"changed", "ok", "failed", "skipped", "rolled_back", "unreachable"}
@@ -136,6 +143,20 @@ def test_status_has_exactly_these_keys(busy: World) -> None:
     assert [field["path"] for field in rows["retune@h1"]["drift"]] == ["model"]
     assert (rows["away@h2"]["phase"], rows["away@h2"]["pid"]) == ("unknown", None)
     assert [len(rows["noop@h1"]["gpus"]), rows["noop@h1"]["gpu_memory_bytes"] > 70 << 30] == [1, True]
+
+
+def test_memory_has_exactly_these_keys() -> None:
+    """What a host's record holds of a start, measured and predicted alike; null before one was learned."""
+    there = world(wanted(), hosts=[FakeHost("h1", gpus=1)])
+    (row,) = json.loads(json.dumps(status_json(there.observe(), there.plan())))["servers"]
+    assert row["memory"] is None
+    (outcome,) = apply(there).results
+    assert outcome.status is Status.CHANGED
+    (row,) = json.loads(json.dumps(status_json(there.observe(), there.plan())))["servers"]
+    assert set(row["memory"]) == MEMORY
+    assert set(row["memory"]["measured"]) == FIGURES
+    assert row["memory"]["predicted"] is None
+    assert set(memory_json(PREDICTED)["predicted"]) == FIGURES  # type: ignore[index,arg-type]
 
 
 def test_apply_has_exactly_these_keys() -> None:

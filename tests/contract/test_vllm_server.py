@@ -20,6 +20,8 @@ import pytest
 
 from tests.lab.server import Server, environment_of, running, session_of
 from tests.lab.tiny_model import ARGUMENTS, ENVIRONMENT, write_adapter, write_model
+from vmreconcile.agent.endpoint import parse_metrics
+from vmreconcile.vllm.measured import figures_of
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +99,10 @@ def server(subject: Subject) -> Iterator[Server]:
 
 
 def test_it_says_when_it_is_ready_and_what_it_measured(server: Server) -> None:
-    """The log's lines have the known prefix, tell the KV cache's size and end with the ready line."""
+    """The log's lines have the known prefix, tell the KV cache's size, and end with the ready line.
+
+    What is read of it is what the metrics tell, too.
+    """
     log = server.log()
     assert "Application startup complete." in log
     assert re.search(PREFIX + r"non-default args: \{.*'max_model_len': 512", log)
@@ -107,7 +112,11 @@ def test_it_says_when_it_is_ready_and_what_it_measured(server: Server) -> None:
         log,
     )
     assert found
-    assert int(found[2].replace(",", "")) / 512 == pytest.approx(float(found[3]), abs=0.01)
+    tokens = int(found[2].replace(",", ""))
+    assert tokens / 512 == pytest.approx(float(found[3]), abs=0.01)
+    metrics = parse_metrics(server.ask("/metrics").body)["cache_config"]
+    assert figures_of(log.splitlines(), metrics).kv_tokens == tokens
+    assert figures_of([], metrics).kv_tokens == tokens
     assert KEY not in log
 
 

@@ -61,7 +61,7 @@ def test_an_unreachable_server_is_unknown() -> None:
     plan = Plan(unreachable_servers=(ServerId(host="h9", model="m", replica=1),))
     assert status_json(FleetView(), plan)["servers"] == [
         {
-            **dict.fromkeys(("pid", "port", "gpu_memory_bytes", "started_at", "vllm_version", "runtime")),
+            **dict.fromkeys(("pid", "port", "gpu_memory_bytes", "started_at", "vllm_version", "runtime", "memory")),
             "server": "m/1@h9",
             "host": "h9",
             "model": "m",

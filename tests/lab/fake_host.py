@@ -19,6 +19,8 @@ from tests.lab.fake_kernel import FakeProcess, Kernel, Refusal, model_of
 from tests.lab.fake_systemd import FakeSystemd
 from tests.lab.fake_view import observation
 from vmreconcile.agent import envfile
+from vmreconcile.agent.measured import check
+from vmreconcile.agent.problems import Problem
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.model.launch import MARKER
@@ -304,6 +306,7 @@ class FakeHost(GpuHost):
         old, root = self.record(slug) or {}, self.root(slug)
         if root is not None and old.get("runtime") == record.get("runtime") == "process":
             record = {**{key: old[key] for key in ("pid", "start_ticks", "boot_id")}, **record}
+        record = {**_measured(old), **record}
         return self.kernel.write(f"{self.state}/servers/{slug}.json", json.dumps(record), 0o600)
 
     def remove_server(self, slug: str) -> bool:
@@ -327,7 +330,8 @@ class FakeHost(GpuHost):
         env = {**envfile.parse(self.kernel.files[step["env_path"]].content), MARKER: slug}
         root = self.kernel.start(slug, tuple(step["argv"]), env, log_path=step["log_path"])
         known = {"pid": root.pid, "start_ticks": root.start_ticks, "boot_id": self.kernel.boot_id}
-        self.kernel.write(f"{self.state}/servers/{slug}.json", json.dumps({**step["record"], **known}), 0o600)
+        record = {**_measured(self.record(slug)), **step["record"], **known}
+        self.kernel.write(f"{self.state}/servers/{slug}.json", json.dumps(record), 0o600)
         if root.behaviour.exit_code is not None:
             self.kernel.end(root, family=True)
         return True
@@ -358,6 +362,20 @@ class FakeHost(GpuHost):
         for pid, _ in alive:
             self.kernel.processes.pop(pid, None)
         return bool(alive)
+
+    def note_measured(self, step: Json) -> bool:
+        """Into the record, for the root that measured it."""
+        try:
+            check(step["measured"])
+        except Problem as problem:
+            raise Refusal(problem.kind, str(problem)) from problem
+        root, record = self.root(step["slug"]), self.record(step["slug"])
+        if root is None or (root.pid, root.start_ticks) != (step["pid"], step["start_ticks"]):
+            raise Refusal("moved", f"{step['slug']} was planned for another process")
+        if record is None:
+            raise Refusal("not-found", f"{step['slug']}: no record to keep it in")
+        path = f"{self.state}/servers/{step['slug']}.json"
+        return self.kernel.write(path, json.dumps({**record, "measured": step["measured"]}), 0o600)
 
     def systemctl(self, step: Json) -> bool:
         """One verb, on units of ours only."""
@@ -408,6 +426,10 @@ def _revealed(value: object) -> str:
     return value.reveal()
 
 
+def _measured(record: Json | None) -> Json:
+    return {"measured": record["measured"]} if record and "measured" in record else {}
+
+
 def _nobody(answer: Json) -> None:
     del answer
 
@@ -424,4 +446,5 @@ STEPS: Mapping[str, Callable[[FakeHost, Json, Mapping[str, str]], bool]] = {
     "spawn": lambda host, step, _: host.spawn(step),
     "stop-process": lambda host, step, _: host.stop_process(step),
     "end-orphans": lambda host, step, _: host.end_orphans(step),
+    "note-measured": lambda host, step, _: host.note_measured(step),
 }

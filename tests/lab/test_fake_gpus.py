@@ -16,7 +16,9 @@ from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import World, wanted, world
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.observed import HostView
-from vmreconcile.vllm.signatures import explain, measured
+from vmreconcile.vllm.log import READY
+from vmreconcile.vllm.measured import figures_of
+from vmreconcile.vllm.signatures import explain
 
 VLLM = "/usr/local/bin/vllm"
 CUDA = 81080 << 20
@@ -241,25 +243,30 @@ def test_a_reboot_frees_everything() -> None:
     assert free(host) == [79.18]
 
 
+def is_ready(host: FakeHost) -> bool:
+    """Whether the log of server a says so."""
+    return any(READY in line for line in host.kernel.logs["a"])
+
+
 @pytest.mark.parametrize("version", ["0.22.1", "0.32.0"])
 def test_a_start_logs_what_it_measured(version: str) -> None:
     """The lines of that version, read back by the tool's own reader, once the server is ready and not before."""
     host = host_with(1, installed={"": (VLLM, version)})
     host.kernel.behaviours["a"] = Behaviour(ready_after=2.0, beside_gib=17.0, needs_gib=1.75, context=32768)
     start(host, "a", "--gpu-memory-utilization", "0.8")
-    assert not measured(host.kernel.logs["a"]).ready
+    assert not is_ready(host)
     seen(host)
     seen(host)
-    found = measured(host.kernel.logs["a"])
-    assert found.ready
-    assert (found.weights_gib, found.graph_gib) == (15.3, 0.34)
-    assert found.kv_cache_gib == round(0.8 * 79.18 - 17, 2)
-    assert found.kv_cache_tokens == (math.ceil(CUDA * 0.8) - 17 * GIB) // (57344 * 16) * 16
+    found = figures_of(host.kernel.logs["a"], {})
+    assert is_ready(host)
+    assert (found.weights, found.graphs) == (round(15.3 * GIB), round(0.34 * GIB))
+    assert found.kv_bytes == round(round(0.8 * 79.18 - 17, 2) * GIB)
+    assert found.kv_tokens == (math.ceil(CUDA * 0.8) - 17 * GIB) // (57344 * 16) * 16
     assert explain(host.kernel.logs["a"]) is None
     endpoint = seen(host, metrics=True).servers[0].endpoint
     assert endpoint is not None
     assert endpoint.max_model_len == 32768
-    assert endpoint.cache_config["kv_cache_size_tokens"] == str(found.kv_cache_tokens)
+    assert endpoint.cache_config["kv_cache_size_tokens"] == str(found.kv_tokens)
     assert endpoint.cache_config["gpu_memory_utilization"] == "0.8"
     without = seen(host).servers[0].endpoint
     assert without is not None
@@ -270,8 +277,8 @@ def test_eager_starts_capture_no_graphs() -> None:
     """No line says they did."""
     host = host_with(1)
     start(host, "a", "--enforce-eager")
-    assert measured(host.kernel.logs["a"]).graph_gib is None
-    assert measured(host.kernel.logs["a"]).ready
+    assert figures_of(host.kernel.logs["a"], {}).graphs is None
+    assert is_ready(host)
 
 
 @pytest.mark.parametrize(

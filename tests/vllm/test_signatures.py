@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vmreconcile.vllm.signatures import Measured, cause, explain, measured, signatures
+from vmreconcile.vllm.signatures import cause, explain, signatures
 
 LOGS = Path(__file__).parent / "logs"
 FAILED = sorted(path.stem for path in LOGS.glob("*.log") if not path.stem.startswith(("ready", "died")))
@@ -181,29 +181,3 @@ def test_tokens_are_taken_out_of_the_evidence() -> None:
     found = explain(["vllm: error: unrecognized arguments: --hf-tok hf_sentinelsentinel"], 2)
     assert found is not None
     assert "sentinel" not in found.evidence + found.summary
-
-
-def test_what_vllm_measured_is_read_back() -> None:
-    """The numbers of one H100, and of a CPU in the newer one-line form."""
-    assert measured(log("ready-gpu")) == Measured(
-        weights_gib=14.29,
-        load_seconds=9.312,
-        kv_cache_gib=55.6,
-        kv_cache_tokens=1_041_168,
-        graph_gib=0.58,
-        graph_seconds=5.0,
-        ready=True,
-    )
-    assert measured(log("ready-cpu")) == Measured(kv_cache_tokens=131_072, ready=True)
-    assert measured(["Model loading took 1.5 GiB and 2 seconds", "Available KV cache memory: -0.88 GiB"]) == Measured(
-        weights_gib=1.5, load_seconds=2.0, kv_cache_gib=-0.88
-    )
-
-
-def test_measured_numbers_are_the_latest_starts() -> None:
-    """A start that has only begun has measured nothing yet; of several workers the tightest counts."""
-    assert measured(log("ready-gpu") + log("port_in_use")) == Measured()
-    workers = [
-        f"(Worker_TP{n} pid={n}) INFO 01-01 00:00:00 [a.py:1] Available KV cache memory: {n}.5 GiB" for n in (2, 1)
-    ]
-    assert measured(workers).kv_cache_gib == 1.5

@@ -60,11 +60,12 @@ def spawn(step: dict[str, Any], folders: Folders) -> dict[str, Any]:
     program = find(argv[0], folders.home)
     if not program:
         raise Problem("not-found", "{}: no such executable file".format(argv[0]), argv[0])
-    step = dict(step, argv=[program, *argv[1:]])
     _make_room(slug, folders)
     env = environment(slug, step["env_path"], folders)
     record_path = folders.record(slug)
     before = read_file(record_path, folders.uid)
+    record = dict(survey.outliving(before, record_path), **step["record"])
+    step = dict(step, argv=[program, *argv[1:]], record=record)
     for path in (step["env_path"], step["log_path"]):
         folders.base_of(path)
     log = _open_log(step["log_path"], folders)

@@ -36,6 +36,7 @@ FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
         "slug": (str,), "pid": (int,), "start_ticks": (int,), "boot_id": (str,), "grace_s": (int, float),
     },
     "end-orphans": {"slug": (str,), "processes": (list,), "grace_s": (int, float)},
+    "note-measured": {"slug": (str,), "pid": (int,), "start_ticks": (int,), "measured": (dict,)},
 }  # fmt: skip
 
 
@@ -96,6 +97,10 @@ def _checked(step: Any) -> tuple[Step, Run]:  # noqa: ANN401 - from the wire
         raise Problem("bad-request", "{}: {!r} is no server's name".format(name, step["slug"][:80]))
     if step.get("scope") not in (None, "system", "user"):
         raise Problem("bad-request", "{}: scope is system or user".format(name))
+    if name == "note-measured":
+        from . import measured  # noqa: PLC0415 - one step in many
+
+        measured.check(step["measured"])
     return step, registry()[name]
 
 
@@ -255,18 +260,38 @@ def remove_any_file(step: Step, folders: Folders) -> Step:
 def write_record(step: Step, folders: Folders) -> Step:
     """The ownership record. What a running process is known by is kept: without it, it would be a stranger.
 
+    What was measured is kept, too.
     The folder of logs is made along with it, for units that write there: systemd makes the file, not the folder.
     """
     os.close(open_folder(folders.state + "/log", folders.state, folders.uid, create=True))
     path = folders.record(step["slug"])
     record = dict(step["record"])
     try:
-        old = survey.parse_record(read_file(path, folders.uid), path) or {}
+        found = read_file(path, folders.uid)
+        old = survey.parse_record(found, path) or {}
     except Problem:
-        old = {}
+        found, old = None, {}
     if old.get("runtime") == record.get("runtime") == "process" and stop.recorded_runs(step["slug"], old):
         for key in ("pid", "start_ticks", "boot_id"):
             record.setdefault(key, old[key])
+    return _put_record(path, dict(survey.outliving(found, path), **record), folders)
+
+
+def note_measured(step: Step, folders: Folders) -> Step:
+    """Keep in a server's record what its vLLM measured, if the process that did so is still its root.
+
+    Raises:
+        Problem: `moved` where it is not; `not-found`, `bad-record` where there is no record of ours.
+    """
+    expect_root(step["slug"], [step["pid"], step["start_ticks"]], folders)
+    path = folders.record(step["slug"])
+    record = survey.parse_record(read_file(path, folders.uid), path)
+    if record is None:
+        raise Problem("not-found", path + ": no record to keep it in", path)
+    return _put_record(path, dict(record, measured=step["measured"]), folders)
+
+
+def _put_record(path: str, record: dict[str, Any], folders: Folders) -> Step:
     data = (jsontext.dumps(record) + "\n").encode("ascii")
     return {"changed": write_file(path, folders.state, folders.uid, data, 0o600)}
 
@@ -287,4 +312,5 @@ def registry() -> dict[str, Run]:
         "spawn": spawn.spawn,
         "stop-process": stop.stop_process,
         "end-orphans": stop.end_orphans,
+        "note-measured": note_measured,
     }

@@ -154,6 +154,15 @@ def parse_record(found: tuple[bytes, os.stat_result] | None, path: str) -> dict[
     return record
 
 
+def outliving(found: tuple[bytes, os.stat_result] | None, path: str) -> dict[str, Any]:
+    """What a record that is written anew keeps of the old one: what vLLM measured, which holds for its own key."""
+    try:
+        old = parse_record(found, path) or {}
+    except Problem:
+        return {}
+    return {"measured": old["measured"]} if "measured" in old else {}
+
+
 def processes(known: Known, folder: str = "/proc") -> dict[int, Process]:
     """The processes that may matter: what mentions vLLM, what our records and units name, and all their ancestors.
 

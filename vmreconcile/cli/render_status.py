@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 
+from vmreconcile.cli.render_memory import memory_lines, tokens_cell
 from vmreconcile.cli.render_plan import field_line, stranger_text, value_text
 from vmreconcile.cli.terminal import Style, advice, printable
 from vmreconcile.core.reports import gpu_memory_of, gpus_of
@@ -24,16 +25,20 @@ COLOR = {
     Phase.ABSENT: "dim",
     Phase.UNKNOWN: "magenta",
 }
-HEAD = ("SERVER", "PHASE", "ADDRESS", "PID", "GPU", "UP", "VLLM", "RUNTIME", "DRIFT")
+HEAD = ("SERVER", "PHASE", "ADDRESS", "PID", "GPU", "KV TOKENS", "UP", "VLLM", "RUNTIME", "DRIFT")
+TOKENS = HEAD.index("KV TOKENS")
+"""The column that goes first where a line is too short for all."""
+
 GIB = 1024**3
 
 
 def status_text(view: FleetView, plan: Plan, style: Style) -> str:
     """A table of servers, then strangers and hosts that could not be seen."""
     rows = [[printable(cell) for cell in _row(change, view)] for change in plan.changes]
-    rows += [[str(server), "unknown", *[""] * 7] for server in plan.unreachable_servers]
-    widths = [max(len(row[column]) for row in [list(HEAD), *rows]) for column in range(len(HEAD))]
-    lines = [style.paint(_join(list(HEAD), widths), "bold")]
+    rows += [[str(server), "unknown", *[""] * (len(HEAD) - 2)] for server in plan.unreachable_servers]
+    head, *rows = _fitting([list(HEAD), *rows], style.width)
+    widths = _widths([head, *rows])
+    lines = [style.paint(_join(head, widths), "bold")]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         cells[1] = style.paint(cells[1], COLOR[Phase(row[1])])
@@ -57,6 +62,18 @@ def explained_lines(why: Mapping[ServerId, Explanation]) -> list[str]:
     return lines
 
 
+def _fitting(rows: list[list[str]], width: int) -> list[list[str]]:
+    """The table with its tokens, where there are any and a line has room for them (`show` has them in any case)."""
+    whole = sum(_widths(rows)) + 2 * (len(HEAD) - 1)
+    if whole <= width and any(row[TOKENS] for row in rows[1:]):
+        return rows
+    return [row[:TOKENS] + row[TOKENS + 1 :] for row in rows]
+
+
+def _widths(rows: list[list[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
 def _join(cells: list[str], widths: list[int]) -> str:
     return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
@@ -73,6 +90,7 @@ def _row(change: Change, view: FleetView) -> list[str]:
         f"{endpoint.address}:{endpoint.port}" if endpoint else "",
         str(process.pid) if process else "",
         gpus_text(change, view),
+        tokens_cell(observed.record.measured if observed and observed.record else None),
         age_text(host.now - process.started_at) if host and process else "",
         (endpoint.version or "") if endpoint else "",
         observed.runtime if observed else "",
@@ -114,6 +132,8 @@ def show_text(shown: Shown, style: Style) -> str:
         lines += [
             f"  {name:<16} {_seen(name, value)}" for name, value in observed.items() if value not in (None, [], {})
         ]
+    memory = memory_lines(document["memory"])
+    lines += ["memory", *memory] if memory else []
     tuning = document["tuning"]
     if isinstance(tuning, list) and tuning:
         lines.append("tuning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vmreconcile.core.gpus.figures import memory_json
 from vmreconcile.errors import Diagnostic, Severity
 from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
@@ -208,12 +209,13 @@ def status_row(change: Change, view: FleetView) -> Json:
         "started_at": process.started_at if process else None,
         "vllm_version": endpoint.version if endpoint else None,
         "runtime": observed.runtime or None,
+        "memory": memory_json(observed.record.measured if observed.record else None),
         "drift": [field_json(field) for field in change.fields],
     }
 
 
 def _unknown_row(server: ServerId) -> Json:
-    empty: Json = dict.fromkeys(("pid", "port", "gpu_memory_bytes", "started_at", "vllm_version", "runtime"))
+    empty: Json = dict.fromkeys(("pid", "port", "gpu_memory_bytes", "started_at", "vllm_version", "runtime", "memory"))
     return {
         "server": str(server),
         "host": server.host,

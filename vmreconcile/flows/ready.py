@@ -13,6 +13,7 @@ from vmreconcile.core.planning import decision_of, subject_of
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
 from vmreconcile.flows.explaining import in_place, latest_start_of
+from vmreconcile.flows.learning import learn
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
@@ -128,6 +129,7 @@ def wait_ready(change: Change, wanted: DesiredServer, gate: Gate, run: Run) -> N
             raise Interrupted("interrupted")
         pause = min(pause * 1.5, LONGEST_PAUSE_S)
     _in_sync(change, wanted, run)
+    learn(wanted, run)
 
 
 def _died(observed: ObservedServer, restarts: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from vmreconcile.model.outcome import Result
 from vmreconcile.model.plan import Change
 from vmreconcile.model.secret import Secret
 from vmreconcile.model.steps import SecretRef, Step, WriteEnv, to_json
+from vmreconcile.vllm.memory.stored import Checkpoint
 
 STEP_TIMEOUT_S = 240.0
 """For all steps of one server together: a stop may take twice the grace and systemd's own timeout."""
@@ -50,6 +51,8 @@ class Run:
     known: Known
     secrets: Mapping[str, Secret]
     reporter: Reporter
+    model_files: Callable[[ServerId], Checkpoint | None] = field(default=lambda _: None)
+    """What was read of a server's model, for a prediction; None where nobody has read it."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
 

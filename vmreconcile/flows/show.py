@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 from vmreconcile.core.diff import drift_of
 from vmreconcile.core.fingerprints import shown as showable
+from vmreconcile.core.gpus.figures import memory_json
 from vmreconcile.core.launching import public_env
 from vmreconcile.core.phases import phase_of
 from vmreconcile.core.planning import DEFAULT_STARTUP_TIMEOUT_S, subject_of
@@ -59,6 +60,7 @@ def show_server(server: ServerId, prepared: Prepared) -> Shown:
         "observed": _observed(observed, host, wanted) if observed and host else None,
         "argv": None,
         "placement": None,
+        "memory": memory_json(observed.record.measured) if observed and observed.record else None,
         "tuning": [],
         "drift": [],
     }

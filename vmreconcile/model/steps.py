@@ -140,6 +140,17 @@ class EndOrphans:
     grace_s: float = 10.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteMeasured:
+    """Keep in the ownership record what vLLM measured, where the root is still this one."""
+
+    name: ClassVar[str] = "note-measured"
+    slug: str
+    pid: int
+    start_ticks: int
+    measured: Mapping[str, JsonValue]
+
+
 Step = (
     WriteFile
     | WriteEnv
@@ -152,6 +163,7 @@ Step = (
     | Spawn
     | StopProcess
     | EndOrphans
+    | NoteMeasured
 )
 
 STEPS: Mapping[str, type[Step]] = {
@@ -168,6 +180,7 @@ STEPS: Mapping[str, type[Step]] = {
         Spawn,
         StopProcess,
         EndOrphans,
+        NoteMeasured,
     )
 }
 

@@ -1,4 +1,4 @@
-"""What a vLLM log says: why a start failed, and what vLLM measured while starting.
+"""What a vLLM log says of why a start failed.
 
 The signatures are data (`signatures.json`), taken from the sources of vLLM 0.10-0.32 and transformers and checked
 against real runs. Reads lines, fetches none, decides nothing about what to do with a failed server.
@@ -15,12 +15,8 @@ from importlib import resources
 from typing import Any
 
 from vmreconcile.model.showing import masked
-from vmreconcile.vllm.log import ERROR, READY, after_ready, bare, is_logged, latest_start
+from vmreconcile.vllm.log import ERROR, after_ready, bare, is_logged, latest_start
 
-LOADING = re.compile(r"Model loading took ([\d.]+) GiB(?: memory)? and ([\d.]+) seconds")
-KV_MEMORY = re.compile(r"Available KV cache memory: (-?[\d.]+) GiB")
-KV_TOKENS = re.compile(r"(?:GPU|CPU) KV cache size: ([\d,]+) tokens")
-GRAPHS = re.compile(r"Graph capturing finished in ([\d.]+) secs, took (-?[\d.]+) GiB")
 LONGEST = 400
 UNKNOWN = "died"
 """The class of an end that no signature knows."""
@@ -60,22 +56,6 @@ class Signature:
     rank: int
     before: int
     settings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What the latest start in a log measured; None where it says nothing (yet). GiB are those of one GPU.
-
-    With several workers: the largest weights, the smallest KV memory.
-    """
-
-    weights_gib: float | None = None
-    load_seconds: float | None = None
-    kv_cache_gib: float | None = None
-    kv_cache_tokens: int | None = None
-    graph_gib: float | None = None
-    graph_seconds: float | None = None
-    ready: bool = False
 
 
 def explain(lines: Sequence[str], exit_code: int | None = None) -> Explanation | None:
@@ -157,24 +137,6 @@ def _is_generic(text: str) -> bool:
     return any(pattern.search(text) for pattern in generic_lines())
 
 
-def measured(lines: Sequence[str]) -> Measured:
-    """Read back what the latest start in a log measured."""
-    text = [bare(line) for line in lines[latest_start(lines) :]]
-    loading = list(_found(LOADING, text))
-    memory = list(_found(KV_MEMORY, text))
-    tokens = list(_found(KV_TOKENS, text))
-    graphs = list(_found(GRAPHS, text))
-    return Measured(
-        weights_gib=max((float(match[1]) for match in loading), default=None),
-        load_seconds=max((float(match[2]) for match in loading), default=None),
-        kv_cache_gib=min((float(match[1]) for match in memory), default=None),
-        kv_cache_tokens=min((int(match[1].replace(",", "")) for match in tokens), default=None),
-        graph_gib=max((float(match[2]) for match in graphs), default=None),
-        graph_seconds=max((float(match[1]) for match in graphs), default=None),
-        ready=any(READY in line for line in text),
-    )
-
-
 @functools.cache
 def signatures() -> tuple[Signature, ...]:
     """Every known signature."""
@@ -217,11 +179,6 @@ def _matches(lines: Sequence[str], start: int) -> Iterator[tuple[int, Signature,
                 if match:
                     yield number, signature, match
                     break
-
-
-def _found(pattern: re.Pattern[str], lines: Sequence[str]) -> Iterator[re.Match[str]]:
-    """The matches of one pattern."""
-    return (match for line in lines if (match := pattern.search(line)))
 
 
 def _evidence(lines: Sequence[str]) -> str:

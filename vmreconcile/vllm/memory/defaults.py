@@ -67,13 +67,13 @@ def release(version: str | None) -> tuple[int, ...]:
 def behaviour(version: str | None, shape: Shape) -> Behaviour:
     """What a version does with a model of this shape.
 
-    Utilization and graphs: vllm/config/cache.py and vllm/envs.py (0.18.0, 0.20.0). Runner: vllm/config/vllm.py
-    (0.22.1, 0.26.0, 0.32.0), v1/worker/gpu/model_runner.py: profile_cudagraph_memory counts nothing before 0.32.0.
+    Graphs: vllm/envs.py (0.18.0, 0.20.0). Runner: vllm/config/vllm.py (0.22.1, 0.26.0, 0.32.0),
+    v1/worker/gpu/model_runner.py: profile_cudagraph_memory counts nothing before 0.32.0.
     """
     number = release(version)
     second = _second_runner(number, shape)
     return Behaviour(
-        utilization=0.92 if number >= (0, 20) else 0.9,
+        utilization=default_utilization(version),
         counts_graphs=number >= ((0, 32) if second else (0, 20)),
         second_runner=second,
         copies_logits=number < (0, 26),
@@ -83,6 +83,11 @@ def behaviour(version: str | None, shape: Shape) -> Behaviour:
         non_torch=NON_TORCH if number >= (0, 18) else NON_TORCH // 2,
         measured=(0, 17) <= number < (0, 23),
     )
+
+
+def default_utilization(version: str | None) -> float:
+    """The share of a GPU that a version takes where nothing is said: vllm/config/cache.py (0.18.0, 0.20.0)."""
+    return 0.92 if release(version) >= (0, 20) else 0.9
 
 
 def _second_runner(number: tuple[int, ...], shape: Shape) -> bool:

@@ -37,9 +37,8 @@ class Serving:
 
     @property
     def requested(self) -> int:
-        """Bytes that vLLM may take: ceil(total * utilization) (vllm/v1/worker/utils.py: request_memory, 0.22.1)."""
-        exact = self.total * self.utilization
-        return int(exact) if exact == int(exact) else int(exact) + 1
+        """Bytes that vLLM may take."""
+        return requested_bytes(self.total, self.utilization)
 
     @property
     def sampled(self) -> int:
@@ -49,3 +48,9 @@ class Serving:
     def share(self, count: int) -> int:
         """What one GPU of the tensor-parallel group has of `count` things that are split; at least one."""
         return max(1, over(count, self.tensor_parallel))
+
+
+def requested_bytes(total: int, utilization: float) -> int:
+    """What vLLM may take of a GPU: ceil(total * utilization) bytes (v1/worker/utils.py: request_memory, 0.22.1)."""
+    exact = total * utilization
+    return int(exact) if exact == int(exact) else int(exact) + 1
