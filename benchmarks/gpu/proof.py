@@ -70,7 +70,8 @@ class Proof:
         (self.folder / "models.d" / f"{name}.yaml").write_text(
             f"name: {name}\nmodel: {self.folder}/checkpoints/{checkpoint}\nhosts: here\nport: {PORTS[name]}\n"
             f"hf_token: null\nstate: {state}\nargs: {{{', '.join(part for part in (COMMON, more) if part)}}}\n"
-            f"{f'needs: {needs}' if needs else ''}\nhealth: {{startup_timeout: 10m}}\nenv:\n{variables}  HF_HUB_OFFLINE: '1'\n"
+            f"{f'needs: {needs}' if needs else ''}\nhealth: {{startup_timeout: 10m}}\n"
+            f"env:\n{variables}  HF_HUB_OFFLINE: '1'\n"
         )
 
     def run(self, *words: str, good: tuple[int, ...] = (0,)) -> str:
@@ -207,7 +208,9 @@ def mended(proof: Proof) -> None:
         raise ProofError("the server with adapters is not ready")
     log = proof.run("logs", "adapters@here", "-n", "2000")
     proof.lines.pop(), proof.lines.pop()
-    failures = [line for line in log.splitlines() if "Available KV cache memory" in line or "No available memory" in line]
+    failures = [
+        line for line in log.splitlines() if "Available KV cache memory" in line or "No available memory" in line
+    ]
     proof.lines = proof.lines[: len(proof.lines)]
     proof.lines += ["```", *[proof.plain(line) for line in failures], "```"]
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tests.lab.applying import apply, statuses
 from tests.lab.fake_host import FakeHost
+from tests.lab.fake_kernel import Behaviour
 from tests.lab.gpu_views import CONFIGS
 from tests.lab.worlds import World, known, only, wanted, world
 from vmreconcile.core.planning import Options, make_plan
@@ -84,6 +85,7 @@ def test_other_gpus_are_a_reason_to_restart() -> None:
 def test_a_newcomer_makes_one_give_way() -> None:
     """The running one is retuned first, then the other starts; both numbers fit, and stay."""
     there = there_is(wanted("a@h1", port=8001, args=SMALL), gpus=1)
+    there.hosts["h1"].kernel.behaviours |= dict.fromkeys("ab", Behaviour(beside_gib=17.0, needs_gib=1.75))
     apply(there)
     there.want(wanted("a@h1", port=8001, args=SMALL), wanted("b@h1", port=8002, args=SMALL))
     plan = there.plan(models=files(there))
@@ -98,13 +100,26 @@ def test_a_newcomer_makes_one_give_way() -> None:
     assert not there.plan().asks
 
 
+def test_a_newcomer_that_fits_beside_one_disturbs_nobody() -> None:
+    """It gets what is left, as long as that is enough for it; who wants more for it says so."""
+    there = there_is(wanted("a@h1", port=8001, args=SMALL), gpus=1)
+    apply(there)
+    small = wanted("b@h1", port=8002, args=SMALL)
+    there.want(wanted("a@h1", port=8001, args=SMALL), small)
+    changes = by_name(there.plan())
+    assert (changes["a"].action, changes["b"].action) == (Action.NOOP, Action.START)
+    assert changes["b"].placed.settings["gpu_memory_utilization"] < 0.08  # type: ignore[union-attr,operator]  # a float
+    there.want(wanted("a@h1", port=8001, args=SMALL), replace(small, needs=Needs(kv_tokens=500_000)))
+    assert by_name(there.plan())["a"].action is Action.RETUNE
+
+
 def test_without_the_files_of_the_models_nobody_is_disturbed() -> None:
     """The newcomer is blocked; who runs goes on as it is."""
     there = there_is(wanted("a@h1", port=8001, args=SMALL), gpus=1)
     apply(there)
-    there.want(wanted("a@h1", port=8001, args=SMALL), wanted("b@h1", port=8002, args=SMALL))
+    there.want(wanted("a@h1", port=8001, args=SMALL), wanted("b@h1", port=8002, args={"max_num_seqs": 8}))
     plan = there.plan()
-    assert plan.asks == {ServerId.parse("a@h1"), ServerId.parse("b@h1")}
+    assert plan.asks == {ServerId.parse("b@h1")}
     assert by_name(plan)["a"].action is Action.NOOP
     assert (by_name(plan)["b"].action, by_name(plan)["b"].reason) == (Action.BLOCKED, Reason.MEMORY_UNKNOWN)
 

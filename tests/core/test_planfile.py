@@ -55,7 +55,7 @@ def test_what_was_decided_about_gpus_is_read_back() -> None:
     """Devices, numbers with their reasons, and what the order of the steps depends on."""
     there, _ = retuned()
     settings: dict[str, JsonValue] = {"gpu_memory_utilization": 0.45}
-    placed = Placed(devices=("GPU-b",), visible=("1",), settings=settings, requested=7, reasons=("it moves",))
+    placed = Placed(devices=("GPU-b",), visible=("1",), settings=settings, requested=(7,), reasons=("it moves",))
     (change,) = there.plan().pending
     change = replace(change, fields=(), placed=placed, frees=True)
     plan = replace(there.plan(), changes=(change,))

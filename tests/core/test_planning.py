@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tests.lab.worlds import TOKEN, World, known, only, wanted, world
-from vmreconcile.core.planning import DEFAULT_STARTUP_TIMEOUT_S, Options, gate_of, make_plan, probe_address
+from vmreconcile.core.gates import gate_of, probe_address
+from vmreconcile.core.planning import DEFAULT_STARTUP_TIMEOUT_S, Options, make_plan
 from vmreconcile.model.desired import DesiredFleet, DesiredState, Health
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, Phase, Unreachable

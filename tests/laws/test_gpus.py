@@ -71,9 +71,9 @@ def started(servers: list[DesiredServer], host: HostView, found: Placing) -> Hos
             for name, value in written.items()
         )
         running.append(seen(server.id.slug, pid, words, visible=",".join(placed.visible), decided=placed.settings))
-        for uuid in placed.devices:
+        for uuid, requested in zip(placed.devices, placed.requested, strict=True):
             gpu = gpus[uuid]
-            rows = (*gpu.processes, (pid, placed.requested + CONTEXT))
+            rows = (*gpu.processes, (pid, requested + CONTEXT))
             used = sum(size or 0 for _, size in rows)
             gpus[uuid] = replace(gpu, processes=rows, memory_used=used, memory_free=gpu.memory_total - used)
     return replace(host, gpus=tuple(gpus.values()), servers=tuple(running))
@@ -112,7 +112,9 @@ def test_no_memory_is_promised_twice(gpus: list[Gpu], servers: list[DesiredServe
         total = seen_gpu(gpu.name, gpu.memory_total).total
         held = sum(size or 0 for _, size in gpu.processes)
         contexts = sum("gpu_memory_utilization" not in server.settings for server in on)
-        taken = sum(found.placed[server.id].requested for server in on) + contexts * CONTEXT
+        asked = [found.placed[server.id] for server in on]
+        sizes = [dict(zip(placed.devices, placed.requested, strict=True))[gpu.uuid] for placed in asked]
+        taken = sum(sizes) + contexts * CONTEXT
         assert not on or taken <= total - held + len(on), (gpu.label, taken, total, held)
 
 

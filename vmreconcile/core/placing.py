@@ -46,18 +46,10 @@ def making_room(changes: Iterable[Change], host: HostView) -> list[Change]:
             if other.server != change.server and other.pending and other.placed and _loads(other)
             for uuid in other.placed.devices
         )
-        now = _now(change, host) if change.pending and change.disruptive else frozenset()
+        now = _now(change, host) if change.pending and change.disruptive and change.placed else frozenset()
         stays = frozenset(change.placed.devices) if change.placed else frozenset()
-        comes_back = change.placed is not None
-        wanted, shrinks = bool((now - stays) & taken), bool(now & stays & taken)
-        found.append(
-            replace(
-                change,
-                early=change.early or (comes_back and wanted),
-                frees=comes_back and (wanted or shrinks),
-                leaves=tuple(sorted(now - stays)),
-            )
-        )
+        leaves, shrinks = bool((now - stays) & taken), bool(now & stays & taken)
+        found.append(replace(change, early=change.early or leaves, frees=leaves or shrinks))
     return found
 
 

@@ -51,7 +51,6 @@ def render(plan: Plan, desired: DesiredFleet, *, version: str, inventory: str) -
                 "steps": [to_json(step) for step in change.steps],
                 "gate": asdict(change.gate) if change.gate else None,
                 "placed": asdict(change.placed) if change.placed else None,
-                "leaves": list(change.leaves),
                 "observed": dict(change.digest),
                 "wanted": wanted.get(change.server),
             }
@@ -110,7 +109,6 @@ def _change(item: Mapping[str, JsonValue]) -> Change:
         steps=_steps(item["steps"]),
         gate=Gate(**gate) if isinstance(gate, dict) else None,  # type: ignore[arg-type]  # written by render
         placed=_placed(item["placed"]),
-        leaves=tuple(map(str, _list(item["leaves"]))),
         digest=_object(item["observed"]),
     )
 
@@ -120,7 +118,8 @@ def _placed(value: JsonValue) -> Placed | None:
         return None
     data = _object(value)
     texts = {name: tuple(map(str, _list(data[name]))) for name in ("devices", "visible", "reasons")}
-    return Placed(settings=_object(data["settings"]), requested=int(str(data["requested"])), **texts)
+    requested = tuple(int(str(size)) for size in _list(data["requested"]))
+    return Placed(settings=_object(data["settings"]), requested=requested, **texts)
 
 
 def _list(value: JsonValue) -> list[JsonValue]:

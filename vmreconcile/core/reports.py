@@ -68,7 +68,7 @@ def placement_json(server: ServerId, placed: Placed) -> Json:
         "server": str(server),
         "devices": list(placed.devices),
         "settings": dict(sorted(placed.settings.items())),
-        "requested_bytes": placed.requested,
+        "requested_bytes": list(placed.requested),
         "reasons": list(placed.reasons),
     }
 

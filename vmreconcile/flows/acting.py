@@ -73,7 +73,7 @@ def _send(change: Change, run: Run) -> None:
     """Stops and steps in one request, unless free memory must be seen between them."""
     stops, expected = ((), Expected(None)) if change.early else (change.stops, planned_for(change))
     placed = change.placed
-    if placed is not None and placed.devices and placed.requested > 0 and starts(change):
+    if placed is not None and any(placed.requested) and starts(change):
         send_steps(change.server, stops, run, expected)
         wait_for_room(change.server, placed, run, stopped=bool(change.stops) and change.disruptive)
         stops, expected = (), Expected(None) if change.stops else expected

@@ -65,13 +65,13 @@ class Placed:
 
     `devices` are UUIDs by rank; () leaves the choice to vLLM. `visible` is how `CUDA_VISIBLE_DEVICES` names them for
     the vLLM of that host. `settings` are numbers that were left to the tool; one that is not in it is vLLM's default.
-    `requested` are the bytes that vLLM must find free on each device when it starts.
+    `requested` are the bytes that vLLM must find free when it starts, of each device.
     """
 
     devices: tuple[str, ...] = ()
     visible: tuple[str, ...] = ()
     settings: Mapping[str, JsonValue] = field(default_factory=dict)
-    requested: int = 0
+    requested: tuple[int, ...] = ()
     reasons: tuple[str, ...] = ()
     """For a person: why these devices and these numbers."""
 

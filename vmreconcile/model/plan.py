@@ -135,8 +135,6 @@ class Change:
     gate: Gate | None = None
     placed: Placed | None = None
     """What was decided about GPUs and memory; None for a server that is not to run."""
-    leaves: tuple[str, ...] = ()
-    """UUIDs of the GPUs that it is on now and will not be on any more."""
     digest: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @property

@@ -38,7 +38,7 @@ def host(*gpus: Gpu, **fields: object) -> HostView:
 
 def placed(gib: float, *devices: str) -> Placed:
     """What needs so many GiB on each of these."""
-    return Placed(devices=devices or ("GPU-0",), requested=round(gib * GIB))
+    return Placed(devices=devices or ("GPU-0",), requested=(round(gib * GIB),) * len(devices or ("GPU-0",)))
 
 
 def told(need: Placed, seen: HostView, stopped: str = "") -> tuple[str, str]:

@@ -37,7 +37,7 @@ def test_alone_the_default_stands() -> None:
         "GPU 0, alone: free",
         "gpu_memory_utilization 0.92: alone there: vLLM's own default",
     )
-    assert found.placed[ID].requested == pytest.approx(0.92 * gpu_of("H100").total, abs=1)
+    assert found.placed[ID].requested[0] == pytest.approx(0.92 * gpu_of("H100").total, abs=1)
 
 
 def test_a_shared_gpu_is_shared_in_proportion_to_what_is_needed() -> None:

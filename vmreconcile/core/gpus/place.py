@@ -212,7 +212,7 @@ def _placed(tenant: Tenant, seats: Seats, share: Share | None) -> Placed:
         devices=devices,
         visible=() if in_env else words_for((ground.gpus[uuid] for uuid in devices), tenant.version),
         settings=settings,
-        requested=max(math.ceil(number * ground.cards[uuid].total) for uuid in devices),
+        requested=tuple(math.ceil(number * ground.cards[uuid].total) for uuid in devices),
         reasons=_reasons(tenant, seats, share, settings),
     )
 

@@ -38,10 +38,10 @@ class Short:
 
 def short_of(placed: Placed, host: HostView) -> tuple[Short, ...]:
     """The GPUs of a server on which there is not enough yet."""
-    needed = placed.requested + CONTEXT
     there = {gpu.uuid: gpu for gpu in host.gpus}
-    gpus = [there[uuid] for uuid in placed.devices if uuid in there]
-    return tuple(Short(gpu=gpu, needed=needed) for gpu in gpus if gpu.memory_free < needed)
+    asked = zip(placed.devices, placed.requested, strict=True)
+    found = [Short(gpu=there[uuid], needed=size + CONTEXT) for uuid, size in asked if uuid in there]
+    return tuple(each for each in found if each.gpu.memory_free < each.needed)
 
 
 def unreadable(host: HostView) -> str:
