@@ -27,6 +27,12 @@ def put(desk: Desk, name: str, **changes: object) -> str:
     return f"./{name}"
 
 
+def put_on_host(desk: Desk, name: str = "qwen2.5-7b", host: str = "gpu1") -> None:
+    """The config.json of a recorded model at a path of a host, where the desired server looks for it."""
+    desk.change("model: org/qwen", "model: /models/qwen")
+    desk.hosts[host].checkpoints["/models/qwen"] = {"config": MODELS[name]}
+
+
 def test_a_model_that_fits(desk: Desk) -> None:
     """Every term, and exit 0."""
     said = desk("fit", put(desk, "qwen2.5-7b"), *H100, "--gpu-memory-utilization", "0.8", "--enforce-eager")
@@ -115,6 +121,9 @@ def test_a_bracket_with_two_answers_is_unknown(desk: Desk) -> None:
     ("words", "code", "told"),
     [
         (("./nothing", *H100), 5, "nothing is no folder"),
+        (("./" + "x" * 300, *H100), 5, "is no folder"),
+        (("~nobody-here/m", *H100), 5, "is no folder"),
+        (("org/" + "x" * 300, *H100), 1, "HF_HUB_OFFLINE"),
         (("./m", "--gpu-memory", "h10"), 64, "did you mean 'h100'"),
         (("./m", "--gpu-memory", "80"), 64, "80 is no GPU's memory"),
         (("./m", *H100, "--tensor-parallel-size", "3"), 5, "28 attention heads cannot be split over 3 GPUs"),
@@ -145,21 +154,46 @@ def test_without_a_gpu_it_asks_for_one(desk: Desk, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_desired_server_with_its_settings(desk: Desk) -> None:
-    """Its utilization and length, and options over them; its host is not looked at where the GPU is given."""
-    folder = Path(put(desk, "qwen2.5-7b")).resolve()
-    desk.change("model: org/qwen", f"model: {folder}")
+    """Its utilization and length, and options over them; where the GPU is given, its host is asked for files alone."""
+    put_on_host(desk)
     said = desk("fit", "qwen@gpu1", *H100, "--json")
-    assert (said.code, desk.opened) == (0, [])
+    assert said.code == 0, said
+    assert [request["do"] for request in desk.hosts["gpu1"].requests] == ["checkpoint"]
     assert said.json["settings"]["gpu_memory_utilization"] == 0.5
     assert said.json["settings"]["max_model_len"] == 4096
     over = desk("fit", "qwen@gpu1", *H100, "--json", "--gpu-memory-utilization", "0.2")
     assert over.json["verdict"] == "no_kv_memory"
 
 
-def test_a_token_that_is_not_to_be_had_hinders_nothing(desk: Desk) -> None:
-    """The source is told; nobody is asked for anything, and a model at hand is predicted."""
+def test_a_path_of_a_desired_server_is_its_hosts(desk: Desk) -> None:
+    """Whatever is at that path here; without files there, or without the host, it is told."""
     folder = Path(put(desk, "qwen2.5-7b")).resolve()
     desk.change("model: org/qwen", f"model: {folder}")
+    missing = desk("fit", "qwen@gpu1", *H100)
+    assert (missing.code, f"gpu1 has no config.json in {folder}" in missing.err) == (1, True)
+    desk.hosts["gpu1"].checkpoints[str(folder)] = {"config": MODELS["llama-3.1-8b"]}
+    said = desk("fit", "qwen@gpu1", *H100, "--json").json
+    assert (said["architecture"], said["source"]) == ("LlamaForCausalLM", f"gpu1:{folder}")
+    desk.hosts["gpu2"].unreachable = "no route to host"
+    away = desk("fit", "qwen@gpu2", *H100)
+    assert (away.code, "gpu2: no route to host" in away.err) == (3, True)
+    assert desk("fit", str(folder), *H100, "--json").json["architecture"] == "Qwen2ForCausalLM"
+
+
+def test_a_model_that_only_the_host_has(desk: Desk) -> None:
+    """In its cache, config and tensors: used for the server, and what it is worked out from is said."""
+    tensors = [["model.embed_tokens.weight", "BF16", [152064, 3584]]]
+    desk.hosts["gpu1"].checkpoints["org/qwen"] = {"config": MODELS["qwen2.5-7b"], "tensors": tensors}
+    said = desk("fit", "qwen@gpu1", *H100, "--json").json
+    assert (said["weights_from"], said["source"]) == ("files", "org/qwen in the cache of gpu1")
+    assert said["weights_bytes"] < 2 * GIB
+    nothing = desk("fit", "qwen@gpu2", *H100)
+    assert (nothing.code, "nor in that of gpu2" in nothing.err) == (1, True)
+
+
+def test_a_token_that_is_not_to_be_had_hinders_nothing(desk: Desk) -> None:
+    """The source is told; nobody is asked for anything, and a model at hand is predicted."""
+    put_on_host(desk)
     desk.write("group_vars/all.yml", "vllm_token_sources: {vault: {command: [sh, -c, exit 7]}}\nvllm_hf_token: vault\n")
     said = desk("fit", "qwen@gpu1", *H100, "--json")
     assert (said.code, said.json["verdict"]) == (0, "ok"), said
@@ -168,8 +202,7 @@ def test_a_token_that_is_not_to_be_had_hinders_nothing(desk: Desk) -> None:
 
 def test_a_desired_server_on_its_hosts_gpu(desk: Desk) -> None:
     """The look tells the GPU's memory and vLLM's version; without one it says so; exit 3 where it is out of reach."""
-    folder = Path(put(desk, "qwen2.5-7b")).resolve()
-    desk.change("model: org/qwen", f"model: {folder}")
+    put_on_host(desk)
     assert "no NVIDIA driver" in desk("fit", "qwen@gpu1").err
     desk.hosts["gpu1"].gpus |= {"problem": None, "devices": [device("NVIDIA H100 80GB HBM3", 85520809984)]}
     said = desk("fit", "qwen@gpu1", "--json")

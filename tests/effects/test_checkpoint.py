@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,28 @@ def test_the_index_says_which_files_count(tmp_path: Path) -> None:
     assert read_folder(fill(tmp_path, {"model-2.safetensors": safetensors(b=("BF16", [4, 8]))})).tensors == TENSORS
 
 
+def test_a_set_without_its_index_is_whole_or_nothing(tmp_path: Path) -> None:
+    """A fetch that was cut off has some of the files and no index: these are not the model's weights."""
+    part = {"config.json": FILES["config.json"], "model-00001-of-00002.safetensors": safetensors(a=("F32", [2]))}
+    assert read_folder(fill(tmp_path, part)).tensors is None
+    rest = {"model-00002-of-00002.safetensors": safetensors(b=("BF16", [4, 8]))}
+    assert read_folder(fill(tmp_path, rest)).tensors == TENSORS
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "sub/x.safetensors", ".."])
+def test_an_index_leads_into_no_other_folder(tmp_path: Path, name: str) -> None:
+    """What it names there is not read, and the rest is not taken for all."""
+    fill(tmp_path, {"x.safetensors": FILES["model.safetensors"]})
+    index = json.dumps({"weight_map": {"a": name, "b": "model.safetensors"}}).encode()
+    assert read_folder(fill(tmp_path / "m", {**FILES, "model.safetensors.index.json": index})).tensors is None
+
+
+def test_a_tensor_in_two_files_counts_once(tmp_path: Path) -> None:
+    """It is loaded into one place."""
+    files = {f"model-0000{number}-of-00002.safetensors": safetensors(a=("F32", [2])) for number in (1, 2)}
+    assert read_folder(fill(tmp_path, {"config.json": FILES["config.json"], **files})).tensors == TENSORS[:1]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "code"),
     [
@@ -91,6 +114,9 @@ def test_the_index_says_which_files_count(tmp_path: Path) -> None:
         ("model.safetensors", (2).to_bytes(8, "little") + b"[]", "fit-bad-safetensors"),
         ("model.safetensors", (9).to_bytes(8, "little") + b'{"a": {}}', "fit-bad-safetensors"),
         ("model.safetensors", safetensors(a=("F32", ["x"])), "fit-bad-safetensors"),  # type: ignore[list-item]
+        ("model.safetensors", safetensors(a=("F32", [-1])), "fit-bad-safetensors"),
+        ("model.safetensors", safetensors(a=("F32", [10**9] * 17)), "fit-bad-safetensors"),
+        ("model.safetensors", safetensors(a=("F32", [10**400])), "fit-bad-safetensors"),
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, code: str) -> None:
@@ -121,6 +147,20 @@ def test_the_hub_gives_config_and_headers(hub: Hub, tmp_path: Path) -> None:
     assert (cached.config, cached.tensors) == (CONFIG, None)
 
 
+def test_the_hub_gives_the_headers_of_all_files(hub: Hub, tmp_path: Path) -> None:
+    """Of those that the index names."""
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    hub.repositories["acme/large"] = Repository(
+        files={
+            "config.json": FILES["config.json"],
+            "model.safetensors.index.json": json.dumps({"weight_map": names}).encode(),
+            names["a"]: safetensors(a=("F32", [2])),
+            names["b"]: safetensors(b=("BF16", [4, 8])),
+        }
+    )
+    assert read_hub(Question(model="acme/large", endpoint=hub.url), None, tmp_path).tensors == TENSORS
+
+
 def test_a_model_in_another_format_has_its_config(hub: Hub, tmp_path: Path) -> None:
     """Without tensors."""
     found = read_hub(Question(model="acme/bare", endpoint=hub.url), None, tmp_path)
@@ -137,6 +177,24 @@ def test_a_gate_opens_for_the_token_and_says_nothing_of_it(hub: Hub, tmp_path: P
         assert TOKEN.reveal() not in str(error.value)
 
 
+def test_a_damaged_header_at_the_hub_leaves_the_config(hub: Hub, tmp_path: Path) -> None:
+    """That alone tells much."""
+    hub.repositories["acme/bad"] = Repository(files={**FILES, "model.safetensors": b"\xff" * 40})
+    found = read_hub(Question(model="acme/bad", endpoint=hub.url), None, tmp_path)
+    assert (found.config, found.tensors) == (CONFIG, None)
+
+
+def test_a_hub_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    """The client's own download would try for 20 s."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    begun = time.monotonic()
+    with pytest.raises(HubError) as error:
+        read_hub(Question(model="a/b", endpoint=f"http://127.0.0.1:{port}"), None, tmp_path)
+    assert error.value.verdict.access is Access.HUB_UNREACHABLE
+    assert time.monotonic() - begun < 10
+
+
 def test_a_hub_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the client's own timeouts make of it."""
     monkeypatch.setattr("vmreconcile.effects.checkpoint.OVERALL_S", 0.5)
@@ -145,7 +203,7 @@ def test_a_hub_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: 
     assert error.value.verdict.access is Access.HUB_UNREACHABLE
 
 
-@pytest.mark.parametrize("model", ["acme/none", "no such/../id", ""])
+@pytest.mark.parametrize("model", ["acme/none", "no such/../id", "", "acme/" + "x" * 300])
 def test_what_is_not_cached_is_none(tmp_path: Path, model: str) -> None:
     """Names that the Hub cannot have, too."""
     assert read_cached(model, "", tmp_path) is None

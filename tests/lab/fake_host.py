@@ -83,6 +83,8 @@ class FakeHost(GpuHost):
         """Seconds that its clock is ahead of the controller's, as troubleshooting asks for it."""
         self.architectures: dict[str, list[str]] = {}
         """What the config.json of a model on this host names."""
+        self.checkpoints: dict[str, Json] = {}
+        """What it has of a model's files: `config`, and `tensors` as rows of the wire."""
         self.fetching: dict[str, Refusal] = {}
         """What comes of fetching a model; without an entry it is fetched."""
         self.fetched: list[tuple[str, bool]] = []
@@ -152,6 +154,8 @@ class FakeHost(GpuHost):
             case "checkup":
                 now = time.time() + self.clock_off
                 return {"checkup": {"clock": {"received": now, "answered": now}, **self.checkup}}
+            case "checkpoint":
+                return {"checkpoints": [self._checkpoint(row) for row in request["models"]]}
             case "hub-check":
                 return {"answers": [self._hub_answer(check, request["secrets"]) for check in request["checks"]]}
             case "log":
@@ -171,6 +175,9 @@ class FakeHost(GpuHost):
         if request["model"] in self.fetching:
             raise self.fetching[request["model"]]
         return {"fetched": 3 << 30, "total": 3 << 30, "path": path}
+
+    def _checkpoint(self, row: Json) -> Json:
+        return {"slug": row["slug"], "config": None, "tensors": None, **self.checkpoints.get(row["model"], {})}
 
     def _hub_answer(self, check: Json, secrets: Json) -> Json:
         """What the Hub would say to this host: `hub` maps (model, token) to a verdict, all else may be read."""

@@ -107,6 +107,8 @@ def answering(name: str) -> Answering:
         from .steps import steps as found  # noqa: PLC0415 - as above
     elif name == "gate":
         from .gate import gate as found  # noqa: PLC0415 - as above
+    elif name == "checkpoint":
+        from .checkpoint import checkpoint as found  # noqa: PLC0415 - as above
     elif name == "checkup":
         from .checkup import checkup as found  # noqa: PLC0415 - as above
     elif name == "fetch":

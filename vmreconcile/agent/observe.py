@@ -8,7 +8,7 @@ import time
 
 from . import endpoint, gpus, masks, proc, survey, units, versions
 from .classify import Verdict, classify, serve_index
-from .folders import Folders, is_slug
+from .folders import Folders
 from .problems import Problem
 from .sockets import Listeners, user_name
 
@@ -45,22 +45,16 @@ def checked(request: dict[str, Any]) -> None:
     for name, kind in (("executables", str), ("ports", int), ("servers", str)):
         value = request.get(name)
         good = good and (value is None or (isinstance(value, list) and all(isinstance(part, kind) for part in value)))
-    models = request.get("models")
-    good = good and (models is None or (isinstance(models, list) and all(map(_is_model, models))))
+    if request.get("models") is not None:
+        from . import hub_cache  # noqa: PLC0415 - few runs ask
+
+        good = good and hub_cache.are_models(request["models"])
     try:
         bytes.fromhex(salt if isinstance(salt, str) else "-")
     except ValueError:
         good = False
     if not good:
         raise Problem("bad-request", "observe needs salt (hex, 16 digits or more), and lists of the right kinds")
-
-
-def _is_model(row: Any) -> bool:  # noqa: ANN401 - unchecked so far
-    """Whether a row names a server, its model and what decides where the Hub's cache is."""
-    if not isinstance(row, dict) or not is_slug(row.get("slug")) or not isinstance(row.get("env"), dict):
-        return False
-    texts = [row.get("model"), row.get("revision"), *row["env"], *row["env"].values()]
-    return all(isinstance(text, str) for text in texts)
 
 
 class Observation:

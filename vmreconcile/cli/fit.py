@@ -12,6 +12,7 @@ from vmreconcile.cli.output import inputs_of, print_json, reach_of, say_notes
 from vmreconcile.cli.terminal import Style, printable, style_for
 from vmreconcile.core.fitting import Fit, Unpredicted, fit_json, notes_of
 from vmreconcile.core.selection import similar
+from vmreconcile.effects.checkpoint import local_folder
 from vmreconcile.effects.token import find_token
 from vmreconcile.errors import UsageError
 from vmreconcile.flows.fitting import Changes, Wanted, fit_server, given_gpu, local_gpu
@@ -48,11 +49,12 @@ def fit(arguments: argparse.Namespace) -> int:
     said = {name: getattr(arguments, name) for name in ARGUMENTS}
     settings: dict[str, JsonValue] = {name: value for name, value in said.items() if value not in (None, False)}
     gpu = given_gpu(arguments.gpu_memory) if arguments.gpu_memory else None
-    if "@" in arguments.model and not Path(arguments.model).is_dir():
+    folder = local_folder(arguments.model)
+    if "@" in arguments.model and folder is None:
         found = _server(arguments, Changes(arguments=settings, gpu=gpu, version=version))
     else:
         environ, home = dict(os.environ), Path.home()
-        token = None if Path(arguments.model).expanduser().is_dir() else find_token(environ, home)
+        token = None if folder else find_token(environ, home)
         wanted = Wanted(
             model=arguments.model,
             arguments=settings,

@@ -6,12 +6,16 @@ Reads no weights. Imports huggingface_hub only when the Hub is asked.
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from vmreconcile.effects.deadline import within
-from vmreconcile.effects.hub import OVERALL_S, hub_client, refused
+from vmreconcile.effects.hub import OVERALL_S, TIMEOUT_S, hub_client, refused
 from vmreconcile.errors import Diagnostic, InputError, Place
 from vmreconcile.model.access import Question, Verdict
 from vmreconcile.model.secret import Secret
@@ -23,11 +27,18 @@ INDEX = "model.safetensors.index.json"
 _ID = re.compile(r"[\w][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 _REVISION = re.compile(r"[\w][\w./-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{6,64}")
-LONGEST_TEXT = 16 << 20
+_OF = re.compile(r"(.*)-\d+-of-(\d+)\.safetensors", re.ASCII)
+"""One file of a numbered set, as the Hub and Transformers name them."""
+
+LONGEST_TEXT = 32 << 20
 LONGEST_HEADER = 100_000_000
 """The safetensors format's own limit."""
 HEADERS_S = 60.0
 """For the headers of all files of a model, of which a large one has hundreds."""
+
+MOST_SIDES = 16
+MOST_ELEMENTS = 1 << 53
+"""Of one tensor; more is a mistake or a joke, and no sum of such has to be borne."""
 
 
 class HubError(Exception):
@@ -39,6 +50,12 @@ class HubError(Exception):
         self.verdict = verdict
 
 
+def local_folder(text: str) -> Path | None:
+    """The folder on this machine that a word means, whether it is there or not; None where it is an id on the Hub."""
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path's own raises for a user that nobody knows
+    return path if text.startswith(("/", "./", "../", "~")) or _holds(path.is_dir) else None
+
+
 def read_folder(folder: Path) -> Checkpoint:
     """Read a folder of a model.
 
@@ -46,8 +63,8 @@ def read_folder(folder: Path) -> Checkpoint:
         InputError: its config.json is missing or cannot be read, or a safetensors file is damaged.
     """
     path = folder / CONFIG
-    if not path.is_file():
-        what = f"{folder} has no {CONFIG}" if folder.is_dir() else f"{folder} is no folder"
+    if not _holds(path.is_file):
+        what = f"{folder} has no {CONFIG}" if _holds(folder.is_dir) else f"{folder} is no folder"
         raise _problem(path, "fit-no-config", what, "name the folder that holds the model's config.json")
     config = _object(path)
     return Checkpoint(config=config, tensors=_tensors(folder), source=str(folder))
@@ -71,29 +88,29 @@ def read_cached(model: str, revision: str, cache: Path) -> Checkpoint | None:
     except (OSError, ValueError):
         commit = name
     folder = place / "snapshots" / commit
-    return read_folder(folder) if _COMMIT.fullmatch(commit) and (folder / CONFIG).is_file() else None
+    return read_folder(folder) if _COMMIT.fullmatch(commit) and _holds((folder / CONFIG).is_file) else None
 
 
 def read_hub(question: Question, token: Secret | None, cache: Path) -> Checkpoint:
     """Ask the Hub for a model's config.json, which goes to the cache, and the headers of its safetensors.
 
+    Without the headers, or where they do not come in time, there is config.json alone.
+
     Raises:
         HubError: it does not give config.json.
         InputError: the model has no config.json, or what it gives is none.
     """
-    from huggingface_hub.errors import (  # noqa: PLC0415 - 60 ms
-        NotASafetensorsRepoError,
-        RemoteEntryNotFoundError,
-        SafetensorsParsingError,
-    )
+    from huggingface_hub.errors import RemoteEntryNotFoundError  # noqa: PLC0415 - 60 ms
 
     client = hub_client(question.endpoint, token)
     revision = question.revision or None
+
+    def download() -> str:
+        client.model_info(question.model, revision=revision, timeout=TIMEOUT_S)  # the other call tries for 20 s
+        return client.hf_hub_download(question.model, CONFIG, revision=revision, cache_dir=cache)
+
     try:
-        path = within(
-            OVERALL_S,
-            lambda: client.hf_hub_download(question.model, CONFIG, revision=revision, cache_dir=cache),
-        )
+        path = within(OVERALL_S, download)
     except RemoteEntryNotFoundError:
         place = Path(question.model)
         raise _problem(
@@ -102,15 +119,26 @@ def read_hub(question: Question, token: Secret | None, cache: Path) -> Checkpoin
     except Exception as error:  # noqa: BLE001 - whatever the network, TLS or an odd answer makes of it
         raise HubError(refused(error, token)) from None
     tensors: tuple[Tensor, ...] | None = None
-    try:
+    with suppress(Exception):  # another format, a damaged file, or a Hub that has become slow: config.json alone tells
         held = within(HEADERS_S, lambda: client.get_safetensors_metadata(question.model, revision=revision))
-        rows = [row for file in held.files_metadata.values() for row in file.tensors.items()]
-        tensors = tuple(Tensor(name=name, dtype=row.dtype, shape=tuple(row.shape)) for name, row in sorted(rows))
-    except (NotASafetensorsRepoError, SafetensorsParsingError):
-        pass  # a repository of another format: config.json alone tells
-    except Exception as error:  # noqa: BLE001 - as above
-        raise HubError(refused(error, token)) from None
-    return Checkpoint(config=_object(Path(path)), tensors=tensors, source=f"{question.endpoint}/{question.model}")
+        rows = {name: row for _, file in sorted(held.files_metadata.items()) for name, row in file.tensors.items()}
+        tensors = tuple(stored_tensor(name, row.dtype, list(row.shape)) for name, row in sorted(rows.items()))
+    return Checkpoint(config=_object(Path(path)), tensors=tensors, source=f"{question.address}/{question.model}")
+
+
+def stored_tensor(name: object, dtype: object, shape: object) -> Tensor:
+    """One tensor as a file, a host or the Hub tells it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(name, str) or not isinstance(dtype, str) or not isinstance(shape, list):
+        raise ValueError("a tensor has a name, a dtype and a shape")  # noqa: TRY004 - as its docstring says
+    if len(shape) > MOST_SIDES or not all(type(side) is int and 0 <= side <= MOST_ELEMENTS for side in shape):
+        raise ValueError("a shape is a list of sizes")
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise ValueError("no tensor is so large")
+    return Tensor(name=name, dtype=dtype, shape=tuple(shape))
 
 
 def _object(path: Path) -> dict[str, JsonValue]:
@@ -129,18 +157,37 @@ def _object(path: Path) -> dict[str, JsonValue]:
     return content
 
 
+def _holds(look: Callable[[], bool]) -> bool:
+    """What a look at a path says; no, where a part of it is too long or closed to us."""
+    try:
+        return look()
+    except OSError:
+        return False
+
+
 def _tensors(folder: Path) -> tuple[Tensor, ...] | None:
     """The tensors of a folder's safetensors files; None where there are none, or some of them are missing."""
-    index = folder / INDEX
-    if index.is_file():
-        held = _object(index).get("weight_map")
-        files = {str(name) for name in held.values()} if isinstance(held, dict) else set()
-        paths = [folder / name for name in sorted(files) if Path(name).name == name]
-    else:
-        paths = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("consolidated")]
-    if not paths or not all(path.is_file() for path in paths):
+    paths = [folder / name for name in sorted(_files(folder))]
+    if not paths or not all(_holds(path.is_file) for path in paths):
         return None
-    return tuple(sorted((tensor for path in paths for tensor in _header(path)), key=lambda tensor: tensor.name))
+    found = {tensor.name: tensor for path in paths for tensor in _header(path)}
+    return tuple(found[name] for name in sorted(found)) or None
+
+
+def _files(folder: Path) -> set[str]:
+    """The safetensors files that are a model's; none where it cannot be that these are all.
+
+    The index names them. Without one it is all of them, but not Mistral's own copy: and of a numbered set each has to
+    be there, for a fetch that was cut off leaves a part of them, and brings the index last.
+    """
+    index = folder / INDEX
+    if _holds(index.is_file):
+        held = _object(index).get("weight_map")
+        named = {str(name) for name in held.values()} if isinstance(held, dict) else set()
+        return named if all(Path(name).name == name for name in named) else set()
+    names = {path.name for path in folder.glob("*.safetensors") if not path.name.startswith("consolidated")}
+    sets = Counter(found.groups() for name in names if (found := _OF.fullmatch(name)))
+    return names if all(int(count) == there for (_, count), there in sets.items()) else set()
 
 
 def _header(path: Path) -> Iterable[Tensor]:
@@ -151,7 +198,7 @@ def _header(path: Path) -> Iterable[Tensor]:
             text = file.read(size) if 2 <= size <= LONGEST_HEADER else b""
         content = json.loads(text)
         rows = [(name, row) for name, row in content.items() if name != "__metadata__"]
-        return [Tensor(name=name, dtype=str(row["dtype"]), shape=tuple(map(int, row["shape"]))) for name, row in rows]
+        return [stored_tensor(name, row["dtype"], row["shape"]) for name, row in rows]
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise _problem(path, "fit-bad-safetensors", "its header cannot be read", "fetch the file again") from None
 

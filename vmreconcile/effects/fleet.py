@@ -19,7 +19,7 @@ from vmreconcile.model.values import JsonValue
 OBSERVE_TIMEOUT_S = 60.0
 HTTP_TIMEOUT_S = 2.0
 
-QUESTIONS = frozenset({"observe", "gate", "hub-check", "checkup"})
+QUESTIONS = frozenset({"observe", "gate", "hub-check", "checkup", "checkpoint"})
 """Requests that change nothing and answer once."""
 
 Answer = dict[str, JsonValue]
@@ -43,12 +43,16 @@ class Session(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookedFor:
-    """A server's model, whose config.json the host may have: at a path, or in the cache that `env` leads to."""
+    """A server's model, whose files the host may have: at a path, or in the cache that `env` leads to."""
 
     slug: str
     model: str
     revision: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        """As `observe` and `checkpoint` have it in `models`."""
+        return {"slug": self.slug, "model": self.model, "revision": self.revision, "env": dict(self.env)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +130,7 @@ class Fleet:
             "http_timeout": HTTP_TIMEOUT_S,
             "gpus": gpus or only is None,
             "metrics": metrics,
-            "models": [
-                {"slug": each.slug, "model": each.model, "revision": each.revision, "env": dict(each.env)}
-                for each in look.models
-            ],
+            "models": [each.as_json() for each in look.models],
         }
         return host_view(host, self.salt, self.request(host, payload, timeout=OBSERVE_TIMEOUT_S))
 

@@ -153,7 +153,8 @@ def _storing_remedy(error: Exception) -> str:
 
 def hub_client(endpoint: str, token: Secret | None) -> HfApi:
     """The Hub's client, which sends no token but the one given."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
     from huggingface_hub import HfApi  # noqa: PLC0415 - as above
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its import reads HF_DEBUG; it tells what we tell

@@ -10,8 +10,10 @@ from vmreconcile.effects.access_cache import AccessCache, cache_folder
 from vmreconcile.effects.hub import Asking, ask
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.transport import TransportOptions
+from vmreconcile.errors import VmreconcileError
 from vmreconcile.model.access import Access, Question, Verdict
 from vmreconcile.model.secret import Secret
+from vmreconcile.vllm.memory.stored import Checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,8 @@ class Hub:
     asking: Asking = ask
     forks: int = 20
     """Questions at a time."""
+    files: dict[Question, Checkpoint | VmreconcileError] = field(default_factory=dict, repr=False, compare=False)
+    """What came of asking for a model's files in this run."""
 
     @property
     def asker(self) -> Asker:

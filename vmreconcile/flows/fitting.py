@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vmreconcile.core.access import endpoint_of, offline, remedy, told
+from vmreconcile.core.access import endpoint_of, offline
 from vmreconcile.core.fitting import Fit, Unpredicted
 from vmreconcile.core.tuning import tuned
-from vmreconcile.effects.checkpoint import HubError, read_cached, read_folder, read_hub
+from vmreconcile.effects.checkpoint import local_folder, read_cached, read_folder
 from vmreconcile.effects.local_gpus import read_local_gpus
-from vmreconcile.effects.token import hub_folder
 from vmreconcile.errors import Diagnostic, InputError, Place, UnreachableError, UsageError, VmreconcileError
+from vmreconcile.flows.model_files import NotGivenError, hub_files, local_cache, read_model_files
 from vmreconcile.flows.prepare import Prepared
 from vmreconcile.model.access import Question
 from vmreconcile.model.desired import DesiredServer
@@ -31,7 +31,7 @@ from vmreconcile.vllm.memory.stored import Checkpoint, total_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A model to fit: a folder or an id on the Hub, its vLLM arguments by canonical name, and how to read it.
+    """A model to fit: a folder here or an id on the Hub, its vLLM arguments by canonical name, and how to read it.
 
     `source` names the token's source, "" for none. `version` "" is the newest vLLM known.
     """
@@ -40,7 +40,6 @@ class Wanted:
     arguments: Mapping[str, JsonValue]
     environ: Mapping[str, str]
     home: Path
-    revision: str = ""
     version: str = ""
     source: str = ""
     token: Secret | None = field(default=None, repr=False)
@@ -62,31 +61,43 @@ def fit(wanted: Wanted, gpu: Gpu) -> Fit:
         InputError: the model's files, or the arguments, cannot be used.
         VmreconcileError: the model cannot be read.
     """
-    checkpoint = read_model(wanted)
-    version = wanted.version or catalogue_for(None).version
-    answer = _answer(wanted, checkpoint, gpu, version)
+    served = _Served(model=wanted.model, arguments=wanted.arguments, version=wanted.version)
+    return _fitted(served, read_model(wanted), gpu)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Served:
+    """What is served, by the name that it was asked for by, and how."""
+
+    model: str
+    arguments: Mapping[str, JsonValue]
+    version: str
+
+
+def _fitted(served: _Served, checkpoint: Checkpoint, gpu: Gpu) -> Fit:
+    version = served.version or catalogue_for(None).version
     return Fit(
-        model=wanted.model,
+        model=served.model,
         source=checkpoint.source,
         gpu=gpu.name,
         gpu_memory=gpu.total,
         vllm_version=version,
-        answer=answer,
+        answer=_answer(replace(served, version=version), checkpoint, gpu),
     )
 
 
-def _answer(wanted: Wanted, checkpoint: Checkpoint, gpu: Gpu, version: str) -> Prediction | Unpredicted:
+def _answer(served: _Served, checkpoint: Checkpoint, gpu: Gpu) -> Prediction | Unpredicted:
     try:
         shape = read_shape(checkpoint.config)
     except UnknownShapeError as error:
         held = total_bytes(checkpoint.tensors) if checkpoint.tensors else None
         return Unpredicted(reason=f"this model is not known here: {error}", weights=held)
     try:
-        return predict(planned(shape, wanted.arguments, gpu, version), checkpoint.tensors)
+        return predict(planned(shape, served.arguments, gpu, served.version), checkpoint.tensors)
     except UnevenPagesError as error:
         return Unpredicted(reason=f"the layers of this model have caches of different sizes ({error})")
     except UnfitArgumentsError as error:
-        place = Place(file=wanted.model)
+        place = Place(file=served.model)
         problem = Diagnostic(
             place=place, code="fit-arguments", summary=f"vLLM does not start so: {error}", remedy="change that argument"
         )
@@ -100,11 +111,10 @@ def read_model(wanted: Wanted) -> Checkpoint:
         InputError: the files cannot be used.
         VmreconcileError: nobody has the model.
     """
-    path = Path(wanted.model).expanduser()
-    if wanted.model.startswith(("/", "./", "../", "~")) or path.is_dir():
-        return read_folder(path)
-    cache = cache_folder(wanted)
-    cached = read_cached(wanted.model, wanted.revision, cache)
+    if folder := local_folder(wanted.model):
+        return read_folder(folder)
+    cache = local_cache(wanted.environ, wanted.home)
+    cached = read_cached(wanted.model, "", cache)
     if cached is not None and (cached.tensors is not None or offline(wanted.environ)):
         return cached
     if offline(wanted.environ):
@@ -112,21 +122,13 @@ def read_model(wanted: Wanted) -> Checkpoint:
             f"{wanted.model} is neither a folder nor in {cache}, and HF_HUB_OFFLINE is set",
             remedy="unset HF_HUB_OFFLINE, or name a folder that holds its config.json",
         )
-    question = Question(
-        model=wanted.model, revision=wanted.revision, endpoint=endpoint_of(wanted.environ), source=wanted.source
-    )
+    question = Question(model=wanted.model, endpoint=endpoint_of(wanted.environ), source=wanted.source)
     try:
-        return read_hub(question, wanted.token, cache)
-    except HubError as error:
+        return hub_files(question, wanted.token, cache)
+    except NotGivenError:
         if cached is not None:
             return cached
-        raise VmreconcileError(told(question, error.verdict), remedy=remedy(question, error.verdict)) from None
-
-
-def cache_folder(wanted: Wanted) -> Path:
-    """The Hub client's cache: huggingface_hub.constants.HF_HUB_CACHE."""
-    said = wanted.environ.get("HF_HUB_CACHE") or wanted.environ.get("HUGGINGFACE_HUB_CACHE")
-    return Path(said).expanduser() if said else hub_folder(wanted.environ, wanted.home) / "hub"
+        raise
 
 
 def local_gpu() -> Gpu:
@@ -161,27 +163,23 @@ def given_gpu(text: str) -> Gpu:
 def fit_server(server: DesiredServer, prepared: Prepared, changes: Changes) -> Fit:
     """Predict for a desired server, on its host's GPUs and with its host's vLLM unless `changes` name others.
 
+    Its model's files are the host's own where it is a path, or where this machine has not all of them.
+
     Raises:
         InputError: as `fit`.
-        UnreachableError: the host must be looked at, and cannot be.
+        UnreachableError: the host must be looked at or asked for files, and cannot be.
         VmreconcileError: as `fit`; the host has no GPU for it.
     """
     host = _pretended(server, changes) if changes.gpu else _seen(server, prepared)
     version = changes.version or host.installed(server.executable).version or ""
     gpu = changes.gpu or host_gpu(server, host)
     server = tuned(server, host, catalogue_for(version or None))[0]
-    options = prepared.hub.options
-    wanted = Wanted(
-        model=server.model,
-        arguments={name: setting.value for name, setting in server.settings.items()} | dict(changes.arguments),
-        environ={**options.environ, **{name: str(each.value) for name, each in server.env.items()}},
-        home=options.home,
-        revision=server.revision or "",
-        version=version,
-        source=server.token or "",
-        token=prepared.secrets.get(server.token or ""),
-    )
-    return fit(wanted, gpu)
+    files = read_model_files([server], prepared.fleet, prepared.hub)
+    if server.id in files.problems:
+        raise files.problems[server.id]
+    arguments = {name: setting.value for name, setting in server.settings.items()} | dict(changes.arguments)
+    served = _Served(model=server.model, arguments=arguments, version=version)
+    return _fitted(served, files.checkpoints[server.id], gpu)
 
 
 def _seen(server: DesiredServer, prepared: Prepared) -> HostView:
