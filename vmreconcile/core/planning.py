@@ -49,12 +49,14 @@ class Options:
     """Servers that could not load their model, as the Hub says."""
     models: Mapping[ServerId, Checkpoint] = field(default_factory=dict)
     """What is known of the models whose memory must be predicted."""
+    unread: Mapping[ServerId, str] = field(default_factory=dict)
+    """Why the files of others could not be read."""
 
 
 def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
     """The plan for every host that was observed."""
     shared = shared_machines(view)
-    lore = lore_of(view, options.models)
+    lore = lore_of(view, options.models, options.unread)
     asks: set[ServerId] = set()
     by_host: dict[str, list[DesiredServer]] = {}
     for server in desired.servers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vmreconcile.core.access import question_of
 from vmreconcile.core.fingerprints import Known, fingerprint
@@ -18,8 +18,10 @@ from vmreconcile.flows.inputs import Inputs, connections, hosts_of
 from vmreconcile.flows.tokens import TokenReader, secrets_for
 from vmreconcile.model.connection import Connection
 from vmreconcile.model.desired import DesiredFleet
+from vmreconcile.model.names import ServerId
 from vmreconcile.model.secret import Secret
 from vmreconcile.model.tokens import Need
+from vmreconcile.vllm.memory.stored import Checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class Prepared:
     secrets: Mapping[str, Secret]
     hub: Hub
     notes: tuple[str, ...] = ()
+    files: dict[ServerId, Checkpoint] = field(default_factory=dict)
+    """Files of models that this run has read; it grows."""
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from vmreconcile.core.planning import Options, make_plan
 from vmreconcile.core.selection import on_hosts
 from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.flows.execute import execute
+from vmreconcile.flows.model_files import ModelFiles, read_model_files
 from vmreconcile.flows.prepare import Prepared
 from vmreconcile.flows.run import Reporter, Run
 from vmreconcile.model.desired import DesiredFleet, DesiredServer
@@ -39,10 +40,17 @@ REACHED_BY = ("ansible_connection", "ansible_host", "ansible_port", "vllm_state_
 def observe_and_plan(prepared: Prepared, scope: Scope = EVERYTHING, *, once: bool = False) -> tuple[FleetView, Plan]:
     """Look at every selected host and plan; changes nothing anywhere. `once`: no host is asked again afterwards."""
     view = prepared.fleet.observe(prepared.hosts, once=once)
-    return view, plan_of(prepared, scope, view)
+    return view, plan_of(prepared, scope, view, once=once)
 
 
-def plan_of(prepared: Prepared, scope: Scope, view: FleetView, refused: Mapping[ServerId, Block] | None = None) -> Plan:
+def plan_of(
+    prepared: Prepared,
+    scope: Scope,
+    view: FleetView,
+    refused: Mapping[ServerId, Block] | None = None,
+    *,
+    once: bool = False,
+) -> Plan:
     """Plan for hosts that were seen. The files of models are read only where their memory must be known for it."""
     options = Options(
         known=prepared.known,
@@ -56,13 +64,19 @@ def plan_of(prepared: Prepared, scope: Scope, view: FleetView, refused: Mapping[
     plan = make_plan(desired, view, options)
     if not plan.asks:
         return plan
-    asked = [server for server in desired.servers if server.id in plan.asks]
-    return make_plan(desired, view, replace(options, models=read_models(asked, prepared)))
+    files = _files_of([server for server in desired.servers if server.id in plan.asks], prepared, once=once)
+    return make_plan(desired, view, replace(options, models=files.checkpoints, unread=files.reasons))
 
 
-def read_models(servers: Iterable[DesiredServer], prepared: Prepared) -> dict[ServerId, Checkpoint]:
-    """Tmp"""
-    return {}
+def _files_of(servers: Iterable[DesiredServer], prepared: Prepared, *, once: bool) -> ModelFiles:
+    """The files of the servers' models; those that this run has read already are not read again."""
+    known = prepared.files
+    servers = list(servers)
+    missing = [server for server in servers if server.id not in known]
+    found = read_model_files(missing, prepared.fleet, prepared.hub, once=once)
+    known |= found.checkpoints
+    mine = {server.id: known[server.id] for server in servers if server.id in known}
+    return replace(found, checkpoints=mine)
 
 
 def checked(prepared: Prepared, scope: Scope, view: FleetView, plan: Plan) -> Plan:
@@ -133,7 +147,14 @@ def run_of(prepared: Prepared, reporter: Reporter) -> Run:
         known=prepared.known,
         secrets=prepared.secrets,
         reporter=reporter,
+        model_files=lambda server: _on_its_host(server, prepared),
     )
+
+
+def _on_its_host(server: ServerId, prepared: Prepared) -> Checkpoint | None:
+    """The files of a server's model as its host has them, once it has started there."""
+    wanted = [each for each in prepared.inputs.desired.servers if each.id == server]
+    return read_model_files(wanted, prepared.fleet).checkpoints.get(server)
 
 
 def inventory_digest(prepared: Prepared) -> str:

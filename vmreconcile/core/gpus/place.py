@@ -36,6 +36,7 @@ class Lore:
     """What is known of models' memory: their files by server, and what was measured on any host of the fleet."""
 
     models: Mapping[ServerId, Checkpoint] = field(default_factory=dict)
+    unread: Mapping[ServerId, str] = field(default_factory=dict)
     measured: Mapping[tuple[str, str, str], Measured] = field(default_factory=dict)
     """By key, name of the GPU and version of vLLM."""
 
@@ -53,7 +54,7 @@ class Placing:
     asks: frozenset[ServerId] = frozenset()
 
 
-def lore_of(view: FleetView, models: Mapping[ServerId, Checkpoint]) -> Lore:
+def lore_of(view: FleetView, models: Mapping[ServerId, Checkpoint], unread: Mapping[ServerId, str]) -> Lore:
     """What the hosts' records say; of several alike the one that left least for the KV cache."""
     found: dict[tuple[str, str, str], Measured] = {}
     for host in view.hosts:
@@ -65,7 +66,7 @@ def lore_of(view: FleetView, models: Mapping[ServerId, Checkpoint]) -> Lore:
             before = found.get(key)
             if before is None or (before.figures.beside or 0) < measured.figures.beside:
                 found[key] = measured
-    return Lore(models=models, measured=found)
+    return Lore(models=models, unread=unread, measured=found)
 
 
 def place(host: HostView, tenants: Sequence[Tenant], leaving: Iterable[ObservedServer], lore: Lore) -> Placing:
@@ -112,7 +113,8 @@ class _Knowledge:
             if at not in self._known:
                 key = (memory_key(tenant.server), card.name, tenant.version)
                 checkpoint, measured = self._lore.models.get(tenant.id), self._lore.measured.get(key)
-                self._known[at] = demand_of(tenant.server, card, tenant.version, checkpoint, measured)
+                found = demand_of(tenant.server, card, tenant.version, checkpoint, measured)
+                self._known[at] = self._lore.unread.get(tenant.id, found) if found == UNREAD else found
             return self._known[at]
 
         def ask(uuid: str) -> Demand | str:
