@@ -207,7 +207,9 @@ def mended(proof: Proof) -> None:
         raise ProofError("the server with adapters is not ready")
     log = proof.run("logs", "adapters@here", "-n", "2000")
     proof.lines.pop(), proof.lines.pop()
-    failures = [line for line in log.splitlines() if "Available KV cache memory" in line or "No available memory" in line]
+    failures = [
+        line for line in log.splitlines() if "Available KV cache memory" in line or "No available memory" in line
+    ]
     proof.lines = proof.lines[: len(proof.lines)]
     proof.lines += ["```", *[proof.plain(line) for line in failures], "```"]
 

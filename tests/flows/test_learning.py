@@ -17,6 +17,7 @@ from vmreconcile.core.gpus.keys import memory_key
 from vmreconcile.core.gpus.place import lore_of
 from vmreconcile.core.tuning import tuned
 from vmreconcile.flows.execute import execute
+from vmreconcile.flows.learning import learn
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.gpus import Figures, Measured
 from vmreconcile.model.names import ServerId
@@ -184,6 +185,19 @@ def test_a_log_that_is_gone() -> None:
     assert found is not None
     assert found.figures.kv_tokens
     assert found.figures == Figures(kv_tokens=found.figures.kv_tokens)
+
+
+def test_a_look_at_what_is_left_of_a_log_loses_nothing() -> None:
+    """A new token goes into the env file while the server goes on; its log has become long, and its head is gone."""
+    world = there()
+    applied(world)
+    first = measured(world)
+    assert first is not None
+    world.hosts["h1"].kernel.logs["m"] = ['INFO:     127.0.0.1:1 - "POST /v1/completions HTTP/1.1" 200 OK']
+    asked = len(world.hosts["h1"].requests)
+    learn(world.desired.servers[0], run_of(world))
+    assert [request["do"] for request in world.hosts["h1"].requests[asked:]] == ["observe", "log", "steps"]
+    assert measured(world) == first
 
 
 def test_without_a_gpu_nothing_is_asked_and_nothing_said() -> None:
