@@ -30,7 +30,6 @@ from vmreconcile.vllm.memory.defaults import default_utilization
 from vmreconcile.vllm.memory.gpus import seen_gpu
 from vmreconcile.vllm.memory.serving import requested_bytes
 
-
 LOG_LINES = 4000
 """Of a start: with many workers, or in the debug log, the first figures come long before the last line."""
 
