@@ -11,15 +11,17 @@ from tests.lab.applying import Witness, run_of
 from tests.lab.fake_gpus import GIB
 from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Behaviour, Refusal
-from tests.lab.gpu_views import CONFIGS, H100
+from tests.lab.gpu_views import CONFIGS, H100, card, machine, seen
 from tests.lab.worlds import World, only, wanted, world
 from vmreconcile.core.gpus.keys import memory_key
 from vmreconcile.core.gpus.place import lore_of
 from vmreconcile.core.tuning import tuned
 from vmreconcile.flows.execute import execute
+from vmreconcile.flows.learning import learn, started_on
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.gpus import Figures, Measured
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import Endpoint
 from vmreconcile.model.outcome import Outcome
 from vmreconcile.model.plan import Action
 from vmreconcile.model.tuning import Manner, Match, Rule
@@ -146,13 +148,35 @@ def test_a_model_that_nobody_can_predict(config: dict[str, JsonValue]) -> None:
 
 def test_the_least_of_its_gpus_counts() -> None:
     """A group over two kinds is as large as its smallest."""
-    world = there({"tensor_parallel_size": 2}, gpus=1)
-    world.hosts["h1"].add_gpus(1, name="NVIDIA L40S", total=46068 << 20)
-    applied(world)
-    found = measured(world)
-    assert found is not None
-    assert (found.gpu, found.gpu_memory) == ("NVIDIA L40S", gpu_of("L40S").total)
-    assert found.figures.beside == pytest.approx(17 * GIB, abs=ROUNDED)
+    cards = (card(0, held={100: 41}), card(1, name="NVIDIA L40S", total=46068 << 20, held={100: 41}), card(2))
+    started = started_on(machine(cards, seen("m", 100, "--tensor-parallel-size 2")), wanted("m@h1"))
+    assert started is not None
+    assert (started.gpu, started.settings["tensor_parallel_size"]) == (gpu_of("L40S"), 2)
+
+
+@pytest.mark.parametrize(
+    ("args", "said", "share"),
+    [
+        ("--gpu-memory-utilization 0.5", {"gpu_memory_utilization": "0.7"}, 0.7),
+        ("--gpu-memory-utilization 0.5", {}, 0.5),
+        ("--gpu-memory-utilization 0.5", {"gpu_memory_utilization": "much"}, 0.5),
+        ("", {"gpu_memory_utilization": "nan"}, 0.92),
+        ("", {}, 0.92),
+    ],
+)
+def test_the_share_is_what_runs(args: str, said: dict[str, str], share: float) -> None:
+    """As the metrics say; without them as it was told; else by its version's default."""
+    server = replace(seen("m", 100, args), endpoint=Endpoint(port=8001, health=200, cache_config=said))
+    started = started_on(machine(1, server), wanted("m@h1"))
+    assert started is not None
+    assert started.utilization == share
+
+
+def test_what_does_not_run_or_is_on_no_gpu_has_not_started() -> None:
+    """Nor one of which the version is not known."""
+    assert started_on(machine(1), wanted("m@h1")) is None
+    assert started_on(machine(0, seen("m", 100)), wanted("m@h1")) is None
+    assert started_on(replace(machine(1, seen("m", 100)), vllm=()), wanted("m@h1")) is None
 
 
 def test_a_key_counts_what_tuning_rules_set() -> None:
@@ -184,6 +208,19 @@ def test_a_log_that_is_gone() -> None:
     assert found is not None
     assert found.figures.kv_tokens
     assert found.figures == Figures(kv_tokens=found.figures.kv_tokens)
+
+
+def test_a_look_at_what_is_left_of_a_log_loses_nothing() -> None:
+    """A new token goes into the env file while the server goes on; its log has become long, and its head is gone."""
+    world = there()
+    applied(world)
+    first = measured(world)
+    assert first is not None
+    world.hosts["h1"].kernel.logs["m"] = ['INFO:     127.0.0.1:1 - "POST /v1/completions HTTP/1.1" 200 OK']
+    asked = len(world.hosts["h1"].requests)
+    learn(world.desired.servers[0], run_of(world))
+    assert [request["do"] for request in world.hosts["h1"].requests[asked:]] == ["observe", "log", "steps"]
+    assert measured(world) == first
 
 
 def test_without_a_gpu_nothing_is_asked_and_nothing_said() -> None:

@@ -24,6 +24,16 @@ pytestmark = pytest.mark.system
 SLUG = "qwen2.5-7b"
 UNIT = f"vmreconcile-{SLUG}.service"
 PORT = 8001
+MEASURED = {
+    "key": "ff",
+    "gpu": "NVIDIA L4",
+    "gpu_memory": 1,
+    "vllm_version": "0.32.0",
+    "utilization": 0.9,
+    "max_model_len": None,
+    "figures": {"kv_tokens": 16},
+    "predicted": None,
+}
 SPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup")
 
 
@@ -107,10 +117,19 @@ def test_a_unit_from_start_to_removal(hosts: list[Host], simulated_vllm: str, us
         progress = agent.ask("log", slug=SLUG, lines=50)[1]
         assert any("Application startup complete." in line for part in progress for line in part["lines"])
 
+        note = {"step": "note-measured", "slug": SLUG, "measured": MEASURED}
+        root = {name: process[name] for name in ("pid", "start_ticks")}
+        assert agent.steps({**note, **root})[0]["changed"] is True
+        assert agent.server(SLUG)["record"] == {**server["record"], "measured": MEASURED}
+
         hosts[0].exec(["kill", "-9", str(process["pid"])])
         wait_until(lambda: (agent.server(SLUG)["process"] or process)["pid"] != process["pid"], 20, "a restart")
         again = ready(agent)
         assert (again["unit"]["restarts"], again["orphans"]) == (1, [])
+        with pytest.raises(Refused, match="moved"):
+            agent.steps({**note, **root})
+        agent.steps(steps[0])
+        assert agent.server(SLUG)["record"]["measured"] == MEASURED
 
         disable = {"step": "systemctl", "verb": "disable", "unit": UNIT, "scope": scope}
         stop = {"step": "stop-unit", "unit": UNIT, "scope": scope, "grace_s": 5}

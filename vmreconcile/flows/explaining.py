@@ -72,12 +72,12 @@ def in_place(found: Explanation, server: ServerId, wanted: DesiredServer | None,
     return located(found, server, wanted)
 
 
-def latest_start_of(server: ServerId, fleet: Fleet) -> list[str]:
-    """The server's log since its latest start, oldest first; empty where it cannot be read."""
-    lines: list[str] = []
+def latest_start_of(server: ServerId, fleet: Fleet, lines: int = LOG_LINES) -> list[str]:
+    """The end of the server's log since its latest start, oldest first; empty where it cannot be read."""
+    found: list[str] = []
     with suppress(AgentError, UnreachableError):
-        read_log(server, Part(lines=LOG_LINES, latest=True), fleet, lines.append, timeout=LOG_TIMEOUT_S)
-    return lines
+        read_log(server, Part(lines=lines, latest=True), fleet, found.append, timeout=LOG_TIMEOUT_S)
+    return found
 
 
 def _of_host(host: HostView, servers: list[DesiredServer], fleet: Fleet) -> dict[ServerId, Explanation]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmreconcile.core.gpus.devices import devices_of
-from vmreconcile.core.gpus.figures import predicted_for, record_json
+from vmreconcile.core.gpus.figures import completed, predicted_for, record_json
 from vmreconcile.core.gpus.keys import memory_key
 from vmreconcile.core.tuning import tuned
 from vmreconcile.effects.session import AgentError
@@ -29,6 +29,9 @@ from vmreconcile.vllm.memory.arguments import Gpu
 from vmreconcile.vllm.memory.defaults import default_utilization
 from vmreconcile.vllm.memory.gpus import seen_gpu
 from vmreconcile.vllm.memory.serving import requested_bytes
+
+LOG_LINES = 4000
+"""Of a start: with many workers, or in the debug log, the first figures come long before the last line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,8 @@ def _learn(wanted: DesiredServer, run: Run) -> None:
         figures=figures,
         predicted=_predicted(wanted, started, run),
     )
+    record = started.observed.record
+    measured = completed(measured, record.measured if record else None)
     root = {"pid": process.pid, "start_ticks": process.start_ticks}
     send_steps(wanted.id, (NoteMeasured(slug=wanted.id.slug, measured=record_json(measured), **root),), run)
 
@@ -111,7 +116,7 @@ def started_on(host: HostView, wanted: DesiredServer) -> Started | None:
 def _measured(wanted: DesiredServer, started: Started, run: Run) -> Figures:
     engines = started.settings.get("data_parallel_size")
     return figures_of(
-        latest_start_of(wanted.id, run.fleet),
+        latest_start_of(wanted.id, run.fleet, LOG_LINES),
         started.cache_config,
         requested=requested_bytes(started.gpu.total, started.utilization),
         engines=engines if isinstance(engines, int) else 1,

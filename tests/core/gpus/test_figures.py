@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.lab.gpu_views import CONFIGS
 from tests.vllm.memory.recorded import RUNS, runs, said
-from vmreconcile.core.gpus.figures import KEYS, deviation, figures_from, memory_json, predicted_for, record_json
+from vmreconcile.core.gpus.figures import (
+    KEYS,
+    completed,
+    deviation,
+    figures_from,
+    memory_json,
+    predicted_for,
+    record_json,
+)
 from vmreconcile.effects.observe import host_view
 from vmreconcile.model.gpus import Figures, Measured
 from vmreconcile.vllm.memory.gpus import gpu_of
@@ -67,6 +77,16 @@ def test_a_record_is_read_as_it_was_written(measured: Measured) -> None:
     record = view.server("m").record
     assert record is not None
     assert record.measured == measured
+
+
+def test_what_was_known_of_the_same_stays_known() -> None:
+    """Each figure that the new one does not tell; nothing of a start with another share, key, version or GPU."""
+    later = replace(FOUND, figures=Figures(kv_tokens=50), predicted=None)
+    assert completed(later, FOUND) == replace(FOUND, figures=replace(FOUND.figures, kv_tokens=50))
+    assert completed(FOUND, later) == FOUND
+    assert completed(later, None) == later
+    for other in ({"utilization": 0.9}, {"key": "f"}, {"vllm_version": "0.23.0"}, {"gpu": "x"}, {"max_model_len": 5}):
+        assert completed(later, replace(FOUND, **other)) == later  # type: ignore[arg-type]
 
 
 def test_documents_have_bytes_in_their_names() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from vmreconcile.model.gpus import Figures, Measured
 from vmreconcile.model.values import JsonValue
@@ -42,6 +42,29 @@ def predicted_for(checkpoint: Checkpoint, arguments: Mapping[str, JsonValue], gp
         )
     except (UnknownShapeError, UnevenPagesError, UnfitArgumentsError):
         return None
+
+
+def completed(measured: Measured, before: Measured | None) -> Measured:
+    """A measurement with what only an earlier one of the same start, or of one just like it, still told.
+
+    The beginning of a long log, where most is told, may be out of reach by the time that it is read again.
+    """
+    if before is None or _held_for(before) != _held_for(measured):
+        return measured
+    return replace(
+        measured,
+        figures=Figures(
+            **{
+                name: getattr(before.figures if getattr(measured.figures, name) is None else measured.figures, name)
+                for name in KEYS
+            }
+        ),
+        predicted=measured.predicted or before.predicted,
+    )
+
+
+def _held_for(measured: Measured) -> Measured:
+    return replace(measured, figures=Figures(), predicted=None)
 
 
 def record_json(measured: Measured) -> dict[str, JsonValue]:
