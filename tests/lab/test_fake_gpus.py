@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -391,3 +392,13 @@ def test_memory_is_of_whoever_took_it() -> None:
     assert (gpus.by_pid(), gpus.held(first), gpus.held(second)) == ({}, 5, 0)
     gpus.release(None)
     assert gpus.held(first) == 0
+
+
+def test_servers_started_at_once_do_not_take_the_same_memory() -> None:
+    """Of twenty that want 0.3 of one GPU three come up, whoever is first."""
+    host = host_with(1)
+    with ThreadPoolExecutor(20) as pool:
+        share = "--gpu-memory-utilization=0.3"
+        pids = list(pool.map(lambda number: start(host, f"s{number}", share, port=8001 + number), range(20)))
+    assert len([pid for pid in pids if pid]) == 3
+    assert len(seen(host).gpus[0].processes) == 3
