@@ -5,6 +5,7 @@ What a vLLM takes of them is tests/lab/fake_starts.py's.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ H100_TOTAL = 81559 * MIB
 
 BUSES = (0x18, 0x2A, 0x3A, 0x5D, 0x9A, 0xAB, 0xBA, 0xDB)
 """PCI buses of the GPUs of an HGX board, in their order; further ones count on from the last."""
+
+TAKING = threading.RLock()
+"""Looking and taking belong together, for several servers of a host may be started at once."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,12 +129,14 @@ class FakeGpus:
 
     def hold(self, gpu: str, pid: int | None, size: int) -> None:
         """A process takes memory of a GPU."""
-        self.holds.append(Hold(gpu=gpu, pid=pid, size=size))
+        with TAKING:
+            self.holds.append(Hold(gpu=gpu, pid=pid, size=size))
 
     def release(self, pid: int | None) -> None:
         """Give back what a process holds, at once."""
-        self.holds = [each for each in self.holds if each.pid != pid]
-        self.others.pop(pid or 0, None)
+        with TAKING:
+            self.holds = [each for each in self.holds if each.pid != pid]
+            self.others.pop(pid or 0, None)
 
     def clear(self) -> None:
         """The machine was off."""
@@ -138,10 +144,11 @@ class FakeGpus:
 
     def settle(self, now: float) -> None:
         """Notice which processes are gone, and give back what was theirs once its time has come."""
-        for each in self.holds:
-            if each.ended is None and not self._lives(each):
-                each.ended = now
-        self.holds = [each for each in self.holds if each.ended is None or now < each.ended + self.freed_after]
+        with TAKING:
+            for each in self.holds:
+                if each.ended is None and not self._lives(each):
+                    each.ended = now
+            self.holds = [each for each in self.holds if each.ended is None or now < each.ended + self.freed_after]
 
     def _lives(self, hold: Hold) -> bool:
         return hold.pid is None or hold.pid in self.others or hold.pid in self._alive

@@ -203,7 +203,7 @@ class FakeHost(GpuHost):
     def root(self, slug: str) -> FakeProcess | None:
         """The root of a server of ours, by the rule of docs/wire.md."""
         record = self.record(slug) or {}
-        for process in self.kernel.processes.values():
+        for process in list(self.kernel.processes.values()):
             if process.title or process.env.get(MARKER) != slug:
                 continue
             recorded = (record.get("pid"), record.get("start_ticks"), record.get("boot_id"))
@@ -222,14 +222,14 @@ class FakeHost(GpuHost):
         unit = f"vmreconcile-{slug}.service"
         return [
             each
-            for each in self.kernel.processes.values()
+            for each in list(self.kernel.processes.values())
             if each.title and (each.unit == unit or (not each.unit and each.session == session))
         ]
 
     def strangers(self) -> list[FakeProcess]:
         """Roots that are not ours."""
         ours = {process.pid for slug in self.slugs() if (process := self.root(slug))}
-        return [each for each in self.kernel.processes.values() if not each.title and each.pid not in ours]
+        return [each for each in list(self.kernel.processes.values()) if not each.title and each.pid not in ours]
 
     def record(self, slug: str) -> Json | None:
         """The ownership record, None where there is none that can be read."""

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tests.lab.fake_gpus import FakeGpus
+from tests.lab.fake_gpus import TAKING, FakeGpus
 from tests.lab.fake_starts import begun, start_on_gpus
 from vmreconcile.vllm.catalogue import catalogue_for
 from vmreconcile.vllm.command import parse_strict
@@ -156,14 +156,15 @@ class Kernel:
             root.port, root.slug = port_of(argv), slug
             self.add_worker(root)
             if self.gpus.devices:
-                start_on_gpus(self, slug, root)
+                with TAKING:
+                    start_on_gpus(self, slug, root)
         self.catch_up()
         return root
 
     def catch_up(self) -> None:
         """What came of time passing: memory of GPUs given back, logs of those that are ready by now."""
         self.gpus.settle(self.now)
-        for process in self.processes.values():
+        for process in list(self.processes.values()):
             if process.ready_log and self.health(process) is not None:
                 self.logs.setdefault(process.slug, []).extend(process.ready_log)
                 process.ready_log = []
@@ -198,11 +199,11 @@ class Kernel:
 
     def listener(self, port: int) -> FakeProcess | None:
         """Who listens on a port."""
-        return next((process for process in self.processes.values() if process.port == port), None)
+        return next((process for process in list(self.processes.values()) if process.port == port), None)
 
     def workers(self, root: FakeProcess) -> list[FakeProcess]:
         """What a root has started."""
-        return [process for process in self.processes.values() if process.parent == root.pid]
+        return [process for process in list(self.processes.values()) if process.parent == root.pid]
 
     def end(self, process: FakeProcess, *, family: bool) -> None:
         """End a process; its workers with it, or handed to init as `kill -9` leaves them."""

@@ -58,7 +58,7 @@ class FakeSystemd:
     def names(self) -> list[str]:
         """Every unit of ours that has a file or runs."""
         on_disk = {path.rpartition("/")[2] for path in self.kernel.files if path.startswith(self.folder + "/")}
-        running = {process.unit for process in self.kernel.processes.values() if process.unit}
+        running = {process.unit for process in list(self.kernel.processes.values()) if process.unit}
         loaded = {unit.name for unit in self.units.values() if unit.active != "inactive"}
         return sorted(on_disk | running | loaded)
 
@@ -151,7 +151,7 @@ class FakeSystemd:
     def stop(self, unit: FakeUnit) -> bool:
         """End everything in the unit's group."""
         changed = unit.active not in {"inactive", "failed"}
-        for process in [each for each in self.kernel.processes.values() if each.unit == unit.name]:
+        for process in [each for each in list(self.kernel.processes.values()) if each.unit == unit.name]:
             self.kernel.processes.pop(process.pid, None)
         if changed:
             unit.active, unit.sub, unit.result, unit.main_pid, unit.exit_code = "inactive", "dead", "success", None, 0

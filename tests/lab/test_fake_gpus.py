@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,7 +15,6 @@ from tests.lab.fake_gpus import GIB, FakeGpus
 from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import World, wanted, world
-from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.observed import HostView
 from vmreconcile.vllm.log import READY
 from vmreconcile.vllm.measured import figures_of
@@ -360,21 +360,21 @@ def test_what_a_test_says_of_gpus_counts() -> None:
     assert seen(host).gpu_problem == "no NVIDIA driver on this host"
 
 
-def test_an_apply_over_gpus() -> None:
-    """The real execution over units: two servers on their GPUs run, a third has no room and fails for memory."""
-
-    def on(name: str, port: int, gpu: str) -> DesiredServer:
-        args = {"gpu_memory_utilization": 0.6}
-        return wanted(f"{name}@h1", port=port, args=args, env={"CUDA_VISIBLE_DEVICES": gpu})
-
-    there = world(on("a", 8001, "0"), on("b", 8002, "1"), gpus=2)
-    assert set(statuses(apply(there)).values()) == {"changed"}
-    there.want(on("a", 8001, "0"), on("b", 8002, "1"), on("c", 8003, "1"))
-    ended = {str(result.server): result for result in apply(there).results}
-    assert ended["c@h1"].status.value == "failed"
-    found = explain(there.hosts["h1"].kernel.logs["c"])
+def test_a_unit_that_finds_its_gpu_taken() -> None:
+    """Applied, it runs on the GPU that it names; killed, it is started again by systemd, and fails for memory."""
+    server = wanted("a@h1", args={"gpu_memory_utilization": 0.6}, env={"CUDA_VISIBLE_DEVICES": "1"})
+    there = world(server, gpus=2)
+    host = there.hosts["h1"]
+    assert statuses(apply(there)) == {"a@h1": "changed"}
+    assert [len(gpu.processes) for gpu in seen(host).gpus] == [0, 1]
+    host.hold(1, 4711, 40.0)
+    host.kill_root("a")
+    unit = host.systemd.unit("vmreconcile-a.service")
+    assert (unit.sub, unit.exit_code) == ("auto-restart", 1)
+    found = explain(host.kernel.logs["a"], 1)
     assert found is not None
     assert found.kind == "gpu_already_used"
+    assert [gpu.processes for gpu in seen(host).gpus] == [(), ((4711, 40 << 30),)]
 
 
 def test_memory_is_of_whoever_took_it() -> None:
@@ -392,3 +392,13 @@ def test_memory_is_of_whoever_took_it() -> None:
     assert (gpus.by_pid(), gpus.held(first), gpus.held(second)) == ({}, 5, 0)
     gpus.release(None)
     assert gpus.held(first) == 0
+
+
+def test_servers_started_at_once_do_not_take_the_same_memory() -> None:
+    """Of twenty that want 0.3 of one GPU three come up, whoever is first."""
+    host = host_with(1)
+    with ThreadPoolExecutor(20) as pool:
+        share = "--gpu-memory-utilization=0.3"
+        pids = list(pool.map(lambda number: start(host, f"s{number}", share, port=8001 + number), range(20)))
+    assert len([pid for pid in pids if pid]) == 3
+    assert len(seen(host).gpus[0].processes) == 3

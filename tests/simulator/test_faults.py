@@ -18,11 +18,11 @@ def test_later_ones_win(tmp_path: Path) -> None:
     """Environment, then the folder's file, then the port's, then the named one; an empty value takes nothing."""
     named = tmp_path / "named"
     (tmp_path / "faults").write_text("# slow\nstart_seconds=2\nVLLM_SIMULATOR_STOP_SECONDS=2\ndie=gated\n")
-    (tmp_path / "faults.8001").write_text("stop_seconds = 3\nwedged=1\n")
+    (tmp_path / "faults.8001").write_text("stop_seconds = 3\nwedged=1\ngpus=/host\n")
     named.write_text("WEDGED=no\n")
     environ = {"VLLM_SIMULATOR_START_SECONDS": "1", "VLLM_SIMULATOR_GPU_GIB": "", "VLLM_SIMULATOR_FAULTS": str(named)}
     faults = read_faults(environ, folder=str(tmp_path), port=8001)
-    assert faults == Faults(start_seconds=2, stop_seconds=3, die="gated", wedged=False)
+    assert faults == Faults(start_seconds=2, stop_seconds=3, die="gated", wedged=False, gpus="/host")
     other = read_faults({}, folder=str(tmp_path), port=8002)
     assert (other.stop_seconds, other.wedged) == (2, False)
 

@@ -15,8 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
+from vmreconcile.simulator.devices import StartError
 from vmreconcile.simulator.failures import traceback
 from vmreconcile.simulator.faults import Faults
+from vmreconcile.simulator.gpu_folder import Claims
 from vmreconcile.simulator.log import Log, die
 from vmreconcile.simulator.titles import set_title
 
@@ -29,7 +31,8 @@ _QUICK_EXIT_SECONDS = 0.02
 class Plan:
     """What the engines are to do: their shape, how the start goes, and what they say of it.
 
-    `failure` is the exception's text with which loading ends, "" for none. `faults` reads the switches anew.
+    `failure` is the exception's text with which loading ends, "" for none. `faults` reads the switches anew. `claims`
+    is what they take of GPUs that they share with others, None where nobody does.
     """
 
     tensor_parallel: int
@@ -40,6 +43,7 @@ class Plan:
     hello: str
     findings: tuple[tuple[str, str], ...]
     faults: Callable[[], Faults]
+    claims: Claims | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,7 @@ def _run_engine(plan: Plan, *, rank: int, ready: int, root: int) -> None:
     log = Log(f"EngineCore{suffix}")
     log("core.py:133", plan.hello)
     workers = _start_workers(plan, ready)
+    _claim(plan, log, rank, workers)
     _load(plan, log, workers)
     os.write(ready, READY)
     while True:
@@ -138,10 +143,25 @@ def _load(plan: Plan, log: Log, workers: tuple[int, ...]) -> None:
     if signal.sigtimedwait(WATCHED, plan.load_seconds) is not None:
         failure = "Exception: WorkerProc initialization failed due to an exception in a background process."
     if failure:
-        log("core.py:1510", "EngineCore failed to start.\n" + traceback(failure).rstrip("\n"), level="ERROR")
-        _end(workers, 1)
+        _fail(log, failure, workers)
     for source, text in plan.findings:
         log(source, text)
+
+
+def _claim(plan: Plan, log: Log, rank: int, workers: tuple[int, ...]) -> None:
+    """Take the memory of this engine's GPUs for its workers, or for itself where it has none; or die of it."""
+    if plan.claims is None:
+        return
+    try:
+        plan.claims.take(rank, workers or (os.getpid(),))
+    except StartError as error:
+        _fail(log, str(error), workers)
+
+
+def _fail(log: Log, failure: str, workers: tuple[int, ...]) -> NoReturn:
+    """Say what ends this engine, and end it."""
+    log("core.py:1510", "EngineCore failed to start.\n" + traceback(failure).rstrip("\n"), level="ERROR")
+    _end(workers, 1)
 
 
 def _start_workers(plan: Plan, ready: int) -> tuple[int, ...]:
@@ -163,7 +183,7 @@ def _start_workers(plan: Plan, ready: int) -> tuple[int, ...]:
     return tuple(workers)
 
 
-def _end(workers: tuple[int, ...], code: int) -> None:
+def _end(workers: tuple[int, ...], code: int) -> NoReturn:
     """End the workers, then this engine."""
     for pid in workers:
         os.kill(pid, signal.SIGTERM)

@@ -40,6 +40,7 @@ class Faults:
     crash_on_request: bool = False
     gpu_gib: float = 79.65
     weights_gib: float = 0.9
+    gpus: str = ""
 
 
 def read_faults(environ: Mapping[str, str], *, folder: str = "", port: int = 0) -> Faults:

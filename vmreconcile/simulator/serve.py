@@ -12,12 +12,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NoReturn
 
+from vmreconcile.simulator.devices import StartError
 from vmreconcile.simulator.endpoints import answer
 from vmreconcile.simulator.engine import WATCHED, Plan, launch
 from vmreconcile.simulator.failures import EXAMPLE, FAILURES, traceback
 from vmreconcile.simulator.faults import Faults, read_faults
+from vmreconcile.simulator.gpu_folder import Claims, find_claims
 from vmreconcile.simulator.httpd import serve_connection
 from vmreconcile.simulator.log import Log, die, write_error
 from vmreconcile.simulator.memory import GIB, Found, Wanted, profile
@@ -45,13 +48,14 @@ def serve(words: tuple[str, ...], environ: Mapping[str, str], *, version: str, f
     options = _check(options, model, environ)
     if model.failure:
         _fail(model.failure, options, model)
-    memory = profile(_wanted(options, model, faults()))
+    claims = _claims(options, model, environ, version, faults())
+    memory = profile(_wanted(options, model, faults(), claims))
     failure = _engine_failure(options, memory, faults(), model)
     time.sleep(faults().early_seconds)
     root = Root(log, faults)
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     root.watch_signals()
-    plan = _plan(options, memory, failure, version, faults)
+    plan = replace(_plan(options, memory, failure, version, faults), claims=claims)
     root.adopt(launch(plan, close=(listener.fileno(), *root.descriptors)))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
     root.wait_until_ready()
@@ -183,19 +187,37 @@ def _fill(text: str, options: Options, model: ServedModel, memory: Found | None)
     return text.format_map(values)
 
 
-def _wanted(options: Options, model: ServedModel, faults: Faults) -> Wanted:
+def _claims(
+    options: Options, model: ServedModel, environ: Mapping[str, str], version: str, faults: Faults
+) -> Claims | None:
+    """Find the shared GPUs that this start is to run on; None where none are described, or it is to fail anyway."""
+    if not faults.gpus or faults.die or faults.die_text:
+        return None
+    try:
+        return find_claims(options, environ, version, faults.gpus, _weights(options, model, faults))
+    except StartError as error:
+        write_error(traceback(str(error)))
+        die(1)
+
+
+def _wanted(options: Options, model: ServedModel, faults: Faults, claims: Claims | None) -> Wanted:
     """What decides the memory of this start; every GPU of a group carries its part."""
     gpus = options.tensor_parallel * options.pipeline_parallel
-    weights = faults.weights_gib if model.weights_gib is None else model.weights_gib
     return Wanted(
-        total_gib=faults.gpu_gib,
-        weights_gib=weights / gpus,
+        total_gib=claims.least / GIB if claims else faults.gpu_gib,
+        weights_gib=_weights(options, model, faults),
         utilization=options.utilization,
         kv_bytes=options.kv_bytes,
         max_model_len=options.max_model_len,
         eager=options.eager,
         bytes_per_token=max(1, model.bytes_per_token // gpus),
     )
+
+
+def _weights(options: Options, model: ServedModel, faults: Faults) -> float:
+    """GiB of weights on each GPU."""
+    weights = faults.weights_gib if model.weights_gib is None else model.weights_gib
+    return weights / (options.tensor_parallel * options.pipeline_parallel)
 
 
 def _engine_failure(options: Options, memory: Found, faults: Faults, model: ServedModel) -> str:
