@@ -136,7 +136,7 @@ def test_what_was_stopped_for_it_is_told(runtime: str) -> None:
     at(host, is_stop, lambda: host.hold(0, 4711, 60.0))
     there.want(on_gpu(share=0.7, runtime=runtime))
     found = failure(apply(there))
-    assert "60.0 GiB by pid 4711 (not ours)" in found.summary
+    assert "60.0 GiB by pid 4711 (not ours: python train.py)" in found.summary
     assert found.summary.endswith("; what ran before was stopped for this, and stays stopped")
     assert not there.pids()
     assert statuses(apply(there)) == {"m@h1": "skipped"}

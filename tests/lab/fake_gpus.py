@@ -180,7 +180,9 @@ class FakeGpus:
             "memory_total": gpu.total,
             "memory_used": used,
             "memory_free": gpu.total - used,
-            "processes": [{"pid": pid, "memory_bytes": self._of(pid, gpu)} for pid in pids],
+            "processes": [
+                {"pid": pid, "memory_bytes": self._of(pid, gpu), "what": self.others.get(pid, "")} for pid in pids
+            ],
             "pci": gpu.pci,
             "split": gpu.split,
             "parent": gpu.parent,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CREDENTIALS = ("/run/credentials/", "/run/user/")  # where systemd keeps them, for the system and for users
 CREDENTIAL = "hf_token"
 SHOWN = 2000  # letters of a stranger's command line
+SHORT = 200  # letters of a program that holds memory of a GPU
 
 
 def observe(
@@ -73,6 +74,7 @@ class Observation:
         self.listeners = Listeners()
         self.gpus = gpus.observe() if request.get("gpus") else None
         self.held = gpus.memory_by_pid(self.gpus)
+        self._name_programs()
         self.ports_of = {
             slug: self.listeners.of([root.pid, *(child.pid for child in self.verdict.children[root.pid])])
             for slug, root in self.verdict.roots.items()
@@ -99,6 +101,13 @@ class Observation:
             "architectures": self._architectures(),
             "gpus": self.gpus,
         }
+
+    def _name_programs(self) -> None:
+        """Say of each process that holds memory of a GPU what it is: whoever is in the way has a name."""
+        for device in (self.gpus or {}).get("devices", ()):
+            for row in device["processes"]:
+                argv = proc.parse_cmdline(proc.cmdline(row["pid"]))
+                row["what"] = " ".join(masks.mask_argv(argv))[:SHORT]
 
     def _host(self) -> dict[str, Any]:
         """Who and where we are."""

@@ -63,6 +63,7 @@ def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView
         vllm=seen.many("vllm", _vllm),
         architectures=dict(seen.many("architectures", lambda facts: (facts.text("slug"), facts.texts("names")))),
         gpus=gpus.many("devices", _gpu),
+        programs=_programs(gpus),
         gpu_problem=gpus.maybe_text("problem"),
         gpu_driver=gpus.word("driver") or None,
         gpu_cuda=gpus.word("cuda") or None,
@@ -258,6 +259,12 @@ def _vllm(facts: Facts) -> InstalledVllm:
         version=facts.maybe_text("version"),
         problem=facts.maybe_text("problem"),
     )
+
+
+def _programs(gpus: Facts) -> dict[int, str]:
+    """What the processes are that hold memory of GPUs, by pid."""
+    rows = gpus.many("devices", lambda gpu: gpu.many("processes", lambda one: (one.integer("pid"), one.text("what"))))
+    return {pid: what for row in rows for pid, what in row if what}
 
 
 def _gpu(facts: Facts) -> Gpu:

@@ -230,6 +230,8 @@ class HostView:
     architectures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By slug, what the config.json of its model names, where a tuning rule asks for it and the file is there."""
     gpus: tuple[Gpu, ...] = ()
+    programs: Mapping[int, str] = field(default_factory=dict)
+    """What the processes are that hold memory of GPUs, by pid."""
     gpu_problem: str | None = None
     gpu_driver: str | None = None
     gpu_cuda: str | None = None

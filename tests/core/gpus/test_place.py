@@ -160,7 +160,7 @@ def test_instances_are_gpus_for_one_server_each() -> None:
     assert [placed.visible for placed in found.placed.values()] == [(gpus[1].uuid,), (gpus[2].uuid,)]
     found = placing([group("a", 2)], machine(gpus))
     assert block(found).reason is Reason.TOO_FEW_GPUS
-    assert "GPU 0 instance 0: is one instance, and several GPUs are needed" in block(found).note
+    assert "GPU 0 instance 0, 0 instance 1: is one instance, and several GPUs are needed" in block(found).note
     found = placing([model("a")], machine(gpus, version="0.22.1"))
     assert block(found).reason is Reason.GPU_UNUSABLE
     assert "vLLM 0.22.1 cannot read" in block(found).note

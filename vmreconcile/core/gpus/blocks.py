@@ -11,6 +11,7 @@ from vmreconcile.core.gpus.tenants import Tenant
 from vmreconcile.core.gpus.visible import reads_uuids
 from vmreconcile.model.observed import HostView
 from vmreconcile.model.plan import Block, Reason
+from vmreconcile.vllm.memory.predict import CONTEXT
 
 
 def unseen(tenant: Tenant, host: HostView) -> Block | None:
@@ -63,7 +64,7 @@ def nowhere(tenant: Tenant, seats: Seats) -> Block:
         return Block(reason=Reason.MEMORY_UNKNOWN, note=note, remedy=remedy)
     remedy = "stop something there, give it another host, or write smaller numbers"
     if not isinstance(unknown, str) and all(
-        unknown.total > seats.ground.room(uuid, 1) and not seats.ground.others[uuid] for uuid in seats.ground.gpus
+        unknown.total > seats.ground.cards[uuid].total - CONTEXT for uuid in seats.ground.gpus
     ):
         note = f"it needs {gib(unknown.total)} GiB of each GPU ({unknown.basis}). {against}"
         return Block(reason=Reason.DOES_NOT_FIT, note=note, remedy=_smaller(tenant))

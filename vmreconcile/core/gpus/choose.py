@@ -83,8 +83,16 @@ def _shared(tenant: Tenant, seats: Seats) -> tuple[str, ...]:
 
 
 def obstacles(tenant: Tenant, seats: Seats) -> list[str]:
-    """For a server that got no GPU: why not each of them, for a person."""
-    return [f"{gpu.label}: {_obstacle(tenant, uuid, seats)}" for uuid, gpu in seats.ground.gpus.items()]
+    """For a server that got no GPU: why not each of them, for a person; those with the same reason together."""
+    alike: dict[str, list[str]] = {}
+    for uuid, gpu in seats.ground.gpus.items():
+        alike.setdefault(_obstacle(tenant, uuid, seats), []).append(gpu.label)
+    return [f"{_joined(labels)}: {reason}" for reason, labels in alike.items()]
+
+
+def _joined(labels: Sequence[str]) -> str:
+    """'GPU 0, 1, 2' for several."""
+    return ", ".join([labels[0], *(label.removeprefix("GPU ") for label in labels[1:])])
 
 
 def _obstacle(tenant: Tenant, uuid: str, seats: Seats) -> str:
@@ -100,6 +108,16 @@ def _obstacle(tenant: Tenant, uuid: str, seats: Seats) -> str:
     for other in seats.on(uuid):
         least = least_of(other, uuid, ground, shrunk=True)
         words.append(f"{other.id.local} takes {gib(least)} GiB" if least is not None else f"{other.id.local} is on it")
-    demand = tenant.hint(uuid)
-    needed = "" if isinstance(demand, str) or tenant.number is not None else f", {gib(demand.total)} needed"
-    return f"{gib(total)} GiB{needed}" + ("; " + ", ".join(words) if words else "")
+    return f"{gib(total)} GiB{_needed(tenant, uuid, ground)}" + ("; " + ", ".join(words) if words else "")
+
+
+def _needed(tenant: Tenant, uuid: str, ground: Ground) -> str:
+    """What a server would take of a GPU, as far as anybody knows."""
+    total, demand = ground.cards[uuid].total, tenant.hint(uuid)
+    if tenant.number is not None:
+        return f", {gib(tenant.number * total)} asked for"
+    if isinstance(demand, str):
+        return ""
+    if tenant.floor * total > demand.total:
+        return f", {gib(tenant.floor * total)} needed (a tuning rule asks for {tenant.floor:g})"
+    return f", {gib(demand.total)} needed"

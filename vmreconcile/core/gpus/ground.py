@@ -91,7 +91,8 @@ def pids_of(server: ObservedServer) -> set[int]:
 
 def _names(host: HostView) -> dict[int, str]:
     """What is known of processes that hold memory of GPUs."""
-    names = {stranger.pid: f"not ours: {stranger.what[:60]}" for stranger in host.strangers}
+    names = {pid: f"not ours: {what[:60]}" for pid, what in host.programs.items()}
+    names |= {stranger.pid: f"not ours: {stranger.what[:60]}" for stranger in host.strangers}
     names |= {orphan.pid: f"an orphaned {orphan.title or 'worker'}" for orphan in host.orphans}
     for server in host.servers:
         names |= dict.fromkeys(pids_of(server), f"our server {server.slug}")

@@ -54,7 +54,9 @@ class Placing:
     asks: frozenset[ServerId] = frozenset()
 
 
-def lore_of(view: FleetView, models: Mapping[ServerId, Checkpoint], unread: Mapping[ServerId, str]) -> Lore:
+def lore_of(
+    view: FleetView, models: Mapping[ServerId, Checkpoint], unread: Mapping[ServerId, str] | None = None
+) -> Lore:
     """What the hosts' records say; of several alike the one that left least for the KV cache."""
     found: dict[tuple[str, str, str], Measured] = {}
     for host in view.hosts:
@@ -66,7 +68,7 @@ def lore_of(view: FleetView, models: Mapping[ServerId, Checkpoint], unread: Mapp
             before = found.get(key)
             if before is None or (before.figures.beside or 0) < measured.figures.beside:
                 found[key] = measured
-    return Lore(models=models, unread=unread, measured=found)
+    return Lore(models=models, unread=unread or {}, measured=found)
 
 
 def place(host: HostView, tenants: Sequence[Tenant], leaving: Iterable[ObservedServer], lore: Lore) -> Placing:
