@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
-from vmreconcile.core.gpus.place import Lore, Placing, place
+from vmreconcile.core.gpus.demand import SHARE
+from vmreconcile.core.gpus.place import Fixed, Lore, Placing, place
 from vmreconcile.core.gpus.tenants import Tenant, tenant_of
 from vmreconcile.core.gpus.visible import VISIBLE, named, split_words
 from vmreconcile.core.tuning import tuned
@@ -15,14 +16,10 @@ from vmreconcile.model.plan import Action, Change
 from vmreconcile.vllm.catalogue import catalogue_for
 
 
-def placing_of(wanted: Iterable[DesiredServer], host: HostView, lore: Lore, leaving: Collection[str] = ()) -> Placing:
-    """GPUs and numbers for the servers that are to run on a host; the others take none.
-
-    `leaving` are the slugs of those that the same plan takes down.
-    """
+def placing_of(wanted: Iterable[DesiredServer], host: HostView, lore: Lore, fixed: Fixed | None = None) -> Placing:
+    """GPUs and numbers for the servers that are to run on a host; the others take none."""
     running = [server for server in wanted if server.state is DesiredState.RUNNING]
-    gone = [server for server in host.servers if server.slug in leaving]
-    return place(host, [_tenant(server, host) for server in running], gone, lore)
+    return place(host, [_tenant(server, host) for server in running], lore, fixed or Fixed())
 
 
 def _tenant(server: DesiredServer, host: HostView) -> Tenant:
@@ -48,9 +45,21 @@ def making_room(changes: Iterable[Change], host: HostView) -> list[Change]:
         )
         now = _now(change, host) if change.pending and change.disruptive and change.placed else frozenset()
         stays = frozenset(change.placed.devices) if change.placed else frozenset()
-        leaves, shrinks = bool((now - stays) & taken), bool(now & stays & taken)
+        leaves, shrinks = bool((now - stays) & taken), bool(now & stays & taken) and _takes_less(change)
         found.append(replace(change, early=change.early or leaves, frees=leaves or shrinks))
     return found
+
+
+def _takes_less(change: Change) -> bool:
+    """Whether a running server comes back with less of its GPUs than it has."""
+    for field in change.fields:
+        if (
+            field.path == f"args.{SHARE}"
+            and isinstance(field.before, int | float)
+            and isinstance(field.after, int | float)
+        ):
+            return field.after < field.before
+    return False
 
 
 def _loads(change: Change) -> bool:

@@ -11,7 +11,7 @@ from vmreconcile.core.diff import Drift, Subject, drift_of
 from vmreconcile.core.fingerprints import Known
 from vmreconcile.core.gates import gate_of
 from vmreconcile.core.gpus.applied import with_placed
-from vmreconcile.core.gpus.place import Placing, lore_of
+from vmreconcile.core.gpus.place import Fixed, Lore, Placing, lore_of
 from vmreconcile.core.launching import make_launch
 from vmreconcile.core.notices import notices, shared_machines
 from vmreconcile.core.phases import phase_of, runtime_of
@@ -64,9 +64,9 @@ def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
     changes: list[Change] = []
     for host in view.hosts:
         wanted = by_host.get(host.host, [])
-        placing = placing_of(wanted, host, lore, _leaving(wanted, host, options, prune=host.host not in shared))
-        asks |= placing.asks
-        changes += _plan_host(wanted, host, placing, options, unsafe_prune=host.host in shared)
+        found, more = _plan_placed(wanted, host, lore, options, prune=host.host not in shared)
+        changes += found
+        asks |= more
     gone = {unreachable.host for unreachable in view.unreachable}
     return Plan(
         changes=tuple(sorted(changes, key=lambda change: change.server)),
@@ -112,20 +112,56 @@ class _Judged:
         return self.decision.action in {Action.STOP, Action.REMOVE} or (self.decision.disruptive and self.moves)
 
 
-def _leaving(wanted: list[DesiredServer], host: HostView, options: Options, *, prune: bool) -> frozenset[str]:
-    """The slugs of a host's servers that this plan takes down for good, so that others may have their GPUs."""
+def _fixed(wanted: list[DesiredServer], host: HostView, options: Options, *, prune: bool) -> Fixed:
+    """Which servers of a host this plan takes down for good, and which it leaves as they are whatever differs."""
     named = {server.id.slug: server for server in wanted}
-    found = set()
-    for observed in host.servers:
-        server = named.get(observed.slug)
-        if not _selected(ServerId.from_slug(observed.slug, host.host), options):
-            continue
-        if server is None and options.prune and prune:
-            found.add(observed.slug)
-        elif server is not None and server.state is not DesiredState.RUNNING:
-            action = Action.STOP if server.state is DesiredState.STOPPED else Action.REMOVE
-            found |= {observed.slug} if options.actions is None or action in options.actions else set()
-    return frozenset(found)
+    leaving = [
+        each for each in host.servers if _leaves_for_good(each, named.get(each.slug), host, options, prune=prune)
+    ]
+    still = {
+        server.id
+        for server in wanted
+        if not _selected(server.id, options)
+        or server.id in options.refused
+        or cordoned(server) is not None
+        or not (options.actions is None or Action.RETUNE in options.actions)
+    }
+    return Fixed(leaving=tuple(leaving), still=frozenset(still))
+
+
+def _leaves_for_good(
+    observed: ObservedServer, server: DesiredServer | None, host: HostView, options: Options, *, prune: bool
+) -> bool:
+    """Whether a server is stopped or removed by this plan, so that others may have its GPUs."""
+    if not _selected(ServerId.from_slug(observed.slug, host.host), options):
+        return False
+    if server is None:
+        return options.prune and prune
+    action = Action.STOP if server.state is DesiredState.STOPPED else Action.REMOVE
+    return server.state is not DesiredState.RUNNING and (options.actions is None or action in options.actions)
+
+
+def _plan_placed(
+    wanted: list[DesiredServer], host: HostView, lore: Lore, options: Options, *, prune: bool
+) -> tuple[list[Change], frozenset[ServerId]]:
+    """The changes of a host, and whose model's files would have told more.
+
+    A running server that must not be touched keeps what it has of its GPUs, so the others are placed anew beside it.
+    """
+    fixed = _fixed(wanted, host, options, prune=prune)
+    while True:
+        placing = placing_of(wanted, host, lore, fixed)
+        changes = _plan_host(wanted, host, placing, options, unsafe_prune=not prune)
+        blocked = {change.server: change for change in changes if change.action is Action.BLOCKED}
+        stuck = {
+            server: Block(reason=change.reason, note=change.note, remedy=change.remedy)
+            for server, change in blocked.items()
+            if server not in {*placing.blocks, *fixed.still} and host.server(server.slug).process
+        }
+        if not stuck:
+            return changes, placing.asks
+        options = replace(options, refused={**options.refused, **stuck})
+        fixed = replace(fixed, still=fixed.still | stuck.keys())
 
 
 def _plan_host(

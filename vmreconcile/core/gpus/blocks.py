@@ -107,10 +107,10 @@ def overfull(found: Overfull, seats: Seats) -> Block:
 
 
 def _ask(tenant: Tenant, uuid: str, ground: Ground) -> str:
-    if tenant.number is not None:
+    if tenant.number is not None and SHARE in tenant.server.settings:
         size = gib(tenant.number * ground.cards[uuid].total)
         return f"asks for {tenant.number:g} of it, {size} GiB ({tenant.server.settings[SHARE].origin})"
-    if tenant.runs and tenant.chosen and tenant.runs_with is not None:
+    if tenant.runs and tenant.runs_with is not None and (tenant.chosen or tenant.number is not None):
         return f"has {gib(tenant.runs_with * ground.cards[uuid].total)} GiB"
     least = least_of(tenant, uuid, ground, shrunk=True)
     return f"needs {gib(least)} GiB" if least is not None else f"takes vLLM's default, {tenant.default:g}"

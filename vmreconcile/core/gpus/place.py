@@ -7,7 +7,7 @@ important and the larger first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vmreconcile.core.gpus.blocks import listed_wrongly, nowhere, overfull, too_old, unseen
@@ -16,8 +16,8 @@ from vmreconcile.core.gpus.demand import LENGTH, SHARE, UNREAD, Demand, demand_o
 from vmreconcile.core.gpus.ground import Ground, flaw_of, ground_of
 from vmreconcile.core.gpus.keys import memory_key
 from vmreconcile.core.gpus.seats import Seats
-from vmreconcile.core.gpus.share import Overfull, Share, shares
-from vmreconcile.core.gpus.tenants import Tenant, was_told, where_now
+from vmreconcile.core.gpus.share import Overfull, Share, Shares, shares
+from vmreconcile.core.gpus.tenants import Tenant, as_it_is, was_told, where_now
 from vmreconcile.core.gpus.visible import words_for
 from vmreconcile.model.gpus import Measured, Placed
 from vmreconcile.model.names import ServerId
@@ -71,17 +71,45 @@ def lore_of(
     return Lore(models=models, unread=unread or {}, measured=found)
 
 
-def place(host: HostView, tenants: Sequence[Tenant], leaving: Iterable[ObservedServer], lore: Lore) -> Placing:
-    """GPUs and numbers for all servers that are to run on a host. `leaving` are taken down before any starts."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed:
+    """What a plan says of servers before it places them.
+
+    `leaving` are taken down before any starts. `still` are left as they are, whatever is wanted of them.
+    """
+
+    leaving: tuple[ObservedServer, ...] = ()
+    still: frozenset[ServerId] = frozenset()
+
+
+def place(host: HostView, tenants: Sequence[Tenant], lore: Lore, fixed: Fixed) -> Placing:
+    """GPUs and numbers for all servers that are to run on a host."""
     cordoned = [word for tenant in tenants for word in tenant.server.cordoned_gpus]
-    ground = ground_of(host, [*(tenant.observed for tenant in tenants), *leaving], cordoned)
+    ground = ground_of(host, [*(tenant.observed for tenant in tenants), *fixed.leaving], cordoned)
     knowledge = _Knowledge(ground, lore)
     tenants = sorted((knowledge.given_to(tenant) for tenant in tenants), key=lambda tenant: tenant.rank)
     blocks = {tenant.id: block for tenant in tenants if (block := unseen(tenant, host)) is not None}
     if not ground.gpus:
         return Placing(placed={tenant.id: _left_alone(tenant) for tenant in tenants}, blocks=blocks)
-    seats = Seats(ground=ground)
-    waiting = [tenant for tenant in tenants if tenant.count and tenant.id not in blocks]
+    running = {tenant.id for tenant in tenants if tenant.runs}
+    still = running & ({*fixed.still, *blocks} | {tenant.id for tenant in tenants if not tenant.count})
+    while True:
+        found = _attempt(tenants, Seats(ground=ground), blocks, still)
+        if running & found.blocks.keys() <= still:
+            return replace(found, asks=frozenset(knowledge.asks))
+        blocks = {server: block for server, block in found.blocks.items() if server in running}
+        still |= blocks.keys()
+
+
+def _attempt(
+    tenants: Sequence[Tenant], seats: Seats, known: Mapping[ServerId, Block], still: Collection[ServerId]
+) -> Placing:
+    """Place everybody, those that are left as they are before all others: what they have is not to be had."""
+    blocks = dict(known)
+    for tenant in tenants:
+        if tenant.id in still and (now := where_now(tenant, seats.ground) or _first(tenant, seats.ground)):
+            seats.put(as_it_is(tenant, now), now)
+    waiting = [tenant for tenant in tenants if tenant.count and tenant.id not in {*blocks, *still}]
     for find in (_running, _listed, _returning, _chosen):
         waiting = _seat(waiting, seats, find, blocks)
     found = shares(seats)
@@ -90,11 +118,22 @@ def place(host: HostView, tenants: Sequence[Tenant], leaving: Iterable[ObservedS
         seats.leave(found.last)
         found = shares(seats)
     return Placing(
-        placed={tenant.id: _placed(tenant, seats, found.get(tenant.id)) for tenant in tenants},
+        placed={tenant.id: _outcome(tenant, seats, found, blocks, still) for tenant in tenants},
         blocks=blocks,
         notes={tenant.id: note for tenant in tenants if (note := _mixed(tenant, seats) or _short(tenant, seats))},
-        asks=frozenset(knowledge.asks),
     )
+
+
+def _outcome(
+    tenant: Tenant, seats: Seats, found: Shares, blocks: Mapping[ServerId, Block], still: Collection[ServerId]
+) -> Placed:
+    """What a server is given. One that is left as it is for a reason of its GPUs shows what is wanted of it."""
+    if tenant.id in blocks and tenant.id in still:
+        return _left_alone(tenant)
+    share = found.get(tenant.id)
+    if tenant.id in still and share is not None:
+        share = replace(share, number=share.number if tenant.told else None, why="as it runs", kept=True)
+    return _placed(tenant, seats, share)
 
 
 class _Knowledge:
@@ -151,9 +190,15 @@ def _running(tenant: Tenant, seats: Seats) -> tuple[str, ...] | None:
     if not tenant.runs or tenant.listed:
         return None
     now = where_now(tenant, seats.ground)
-    if not now and not was_told(tenant):
-        now = tuple(uuid for uuid, gpu in seats.ground.gpus.items() if not gpu.parent)[: tenant.count]
+    now = now or _first(tenant, seats.ground)
     return None if _must_move(tenant, now, seats.ground) else now
+
+
+def _first(tenant: Tenant, ground: Ground) -> tuple[str, ...]:
+    """The GPUs of a server that was told nothing: the first that it saw."""
+    if was_told(tenant):
+        return ()
+    return tuple(uuid for uuid, gpu in ground.gpus.items() if not gpu.parent)[: tenant.count]
 
 
 def _must_move(tenant: Tenant, now: tuple[str, ...], ground: Ground) -> str:

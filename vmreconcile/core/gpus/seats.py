@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from vmreconcile.core.gpus.demand import Demand
 from vmreconcile.core.gpus.ground import Ground
-from vmreconcile.core.gpus.tenants import Tenant
+from vmreconcile.core.gpus.tenants import Tenant, where_now
 from vmreconcile.model.names import ServerId
 
 STEP = 0.01
@@ -39,6 +39,11 @@ class Seats:
         """The servers on one GPU, by rank."""
         found = [self.tenants[server] for server, devices in self.taken.items() if uuid in devices]
         return tuple(sorted(found, key=lambda tenant: tenant.rank))
+
+    def moves(self, tenant: Tenant) -> bool:
+        """Whether a running server gets other GPUs than it is on."""
+        now = where_now(tenant, self.ground)
+        return bool(now) and set(now) != set(self.taken[tenant.id])
 
     def beside(self, tenant: Tenant) -> tuple[Tenant, ...]:
         """The servers that share a GPU with one."""

@@ -54,14 +54,14 @@ def shares(seats: Seats) -> Shares | Overfull:
             return _spread(seats, found)
         kept = {tenant.id for tenant in seats.on(tight) if found[tenant.id].kept}
         if not kept:
-            return _give_up(seats, tight)
+            return _give_up(seats, tight, found)
         loose |= kept
 
 
-def _give_up(seats: Seats, uuid: str) -> Shares | Overfull:
-    """The last in rank among those that do not run yet must wait."""
-    waiting = [tenant for tenant in seats.on(uuid) if not tenant.runs] or list(seats.on(uuid))
-    return Overfull(uuid=uuid, last=waiting[-1])
+def _give_up(seats: Seats, uuid: str, found: Shares) -> Overfull:
+    """The last in rank must wait: of those that do not run yet, else of those that would come back with more."""
+    asking = [tenant for tenant in seats.on(uuid) if not _stays(tenant, found[tenant.id], seats)]
+    return Overfull(uuid=uuid, last=([tenant for tenant in asking if not tenant.runs] or asking)[-1])
 
 
 def _least(seats: Seats, loose: set[ServerId]) -> dict[ServerId, Share]:
@@ -102,12 +102,13 @@ def _may_stay(tenant: Tenant, seats: Seats) -> bool:
     """Whether a running server keeps its number: the tool chose it, rules allow it, and it meets its needs."""
     if not tenant.runs or not tenant.chosen or tenant.runs_with is None:
         return False
-    if tenant.runs_with + STEP / 2 < tenant.floor:
+    if tenant.runs_with + STEP / 2 < tenant.floor or seats.moves(tenant):
         return False
-    if not tenant.server.needs.stated:
+    if not tenant.server.needs.stated and not tenant.changed:
         return True
+    enough = tenant.runs_with + (0 if tenant.changed else TOLERANCE)
     found = demands(tenant, seats.taken[tenant.id])
-    return all(_share_of(demand, uuid, seats) <= tenant.runs_with + TOLERANCE for uuid, demand in found.items())
+    return all(_share_of(demand, uuid, seats) <= enough for uuid, demand in found.items())
 
 
 def _share_of(demand: Demand | str, uuid: str, seats: Seats) -> float:
@@ -142,15 +143,17 @@ def _overfull(seats: Seats, found: Shares) -> str | None:
     """A GPU on which somebody starts and more is asked for than there is."""
     for uuid in seats.ground.gpus:
         tenants = seats.on(uuid)
-        if all(_stays(tenant, found[tenant.id]) for tenant in tenants):
+        if all(_stays(tenant, found[tenant.id], seats) for tenant in tenants):
             continue  # all of it is in use as it is: nobody asks for memory
         if _asked(tenants, found) > _capacity(seats, uuid, tenants) + 1e-9:
             return uuid
     return None
 
 
-def _stays(tenant: Tenant, share: Share) -> bool:
-    return share.kept or (tenant.runs and tenant.number is not None and tenant.number == tenant.runs_with)
+def _stays(tenant: Tenant, share: Share, seats: Seats) -> bool:
+    """Whether a running server goes on with just the memory that it has."""
+    same = share.kept or (tenant.runs and tenant.number is not None and tenant.number == tenant.runs_with)
+    return same and not seats.moves(tenant)
 
 
 def _asked(tenants: tuple[Tenant, ...], found: Shares) -> float:
@@ -160,12 +163,12 @@ def _asked(tenants: tuple[Tenant, ...], found: Shares) -> float:
 def _capacity(seats: Seats, uuid: str, tenants: tuple[Tenant, ...]) -> float:
     """The sum of utilizations that a GPU bears.
 
-    CUDA's context of each process is only counted where the tool chooses a number: one that a person wrote may well
-    use up what is estimated for it.
+    CUDA's context of each process is not counted where a person wrote all the numbers: they may well use up what is
+    only estimated here.
     """
     ground, total = seats.ground, seats.ground.cards[uuid].total
-    written = sum(tenant.number is not None for tenant in tenants)
-    return (ground.room(uuid, len(tenants)) + written * CONTEXT) / total
+    written = all(tenant.number is not None for tenant in tenants)
+    return (ground.room(uuid, len(tenants)) + (len(tenants) * CONTEXT if written else 0)) / total
 
 
 def _spread(seats: Seats, found: dict[ServerId, Share]) -> Shares:

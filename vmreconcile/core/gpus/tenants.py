@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from vmreconcile.core.gpus.demand import SHARE, Demand
+from vmreconcile.core.gpus.demand import LENGTH, SHARE, Demand
 from vmreconcile.core.gpus.ground import Ground, pids_of
 from vmreconcile.core.gpus.visible import VISIBLE, split_words
 from vmreconcile.model.desired import DesiredServer
@@ -14,7 +14,7 @@ from vmreconcile.model.observed import EnvValue, ObservedServer
 from vmreconcile.model.tuning import Manner, Tuned
 from vmreconcile.model.values import JsonValue, OriginKind
 from vmreconcile.vllm.catalogue import Catalogue
-from vmreconcile.vllm.command import from_argv
+from vmreconcile.vllm.command import differences, from_argv
 from vmreconcile.vllm.world import gpus_needed
 
 CPU = "cpu"
@@ -42,6 +42,8 @@ class Tenant:
     told: bool = False
     """Whether its process was given that number, and did not take vLLM's default."""
     runs_long: int | None = None
+    changed: bool = False
+    """Whether its process was started with another model, or with settings that are not wanted any more."""
     chosen: bool = False
     demand: Callable[[str], Demand | str] = field(default=lambda _: "nobody asked", compare=False)
     """What it needs of a GPU, by UUID; in words why nobody can say. Notes that the model's files are wanted."""
@@ -70,7 +72,8 @@ def tenant_of(
     """Read a wanted server; its `demand` is filled in by who knows the GPUs."""
     settings = {name: setting.value for name, setting in server.settings.items()}
     floors = [each.rule.sets[SHARE][1] for each in tuning if _is_floor(each)]
-    running = _started_with(observed, catalogue)
+    command = from_argv(observed.process.argv, catalogue) if observed.process else None
+    running = command.settings if command else {}
     share = running.get(SHARE)
     default = _default(catalogue)
     length = running.get("max_model_len")
@@ -88,6 +91,7 @@ def tenant_of(
         runs_with=float(share) if isinstance(share, int | float) else default if observed.process else None,
         told=share is not None,
         runs_long=length if isinstance(length, int) else None,
+        changed=command is not None and (command.model != server.model or _differs(settings, running, catalogue)),
         chosen=share is None or decided.get(SHARE) == share,
     )
 
@@ -113,9 +117,12 @@ def _default(catalogue: Catalogue) -> float:
     return float(value) if isinstance(value, int | float) else 0.9
 
 
-def _started_with(observed: ObservedServer, catalogue: Catalogue) -> Mapping[str, JsonValue]:
-    command = from_argv(observed.process.argv, catalogue) if observed.process else None
-    return command.settings if command else {}
+def _differs(wanted: Mapping[str, JsonValue], running: Mapping[str, JsonValue], catalogue: Catalogue) -> bool:
+    """Whether more differs than what may be left to the tool, and where it listens."""
+    found = {name for name, *_ in differences(wanted, running, catalogue)}
+    return bool(found - {SHARE, LENGTH, "port", "revision"}) or (
+        LENGTH in found and wanted.get(LENGTH) not in ("auto", -1)
+    )
 
 
 def _count(server: DesiredServer, settings: Mapping[str, JsonValue]) -> int:
@@ -154,6 +161,11 @@ def where_now(tenant: Tenant, ground: Ground) -> tuple[str, ...]:
     if process and not set(held) <= set(named):
         return tuple(held)
     return tuple(named)
+
+
+def as_it_is(tenant: Tenant, devices: tuple[str, ...]) -> Tenant:
+    """A running server that is left alone: it has what it has, and asks for nothing else."""
+    return replace(tenant, number=tenant.runs_with, count=len(devices), listed=(), floor=0.0)
 
 
 def was_told(tenant: Tenant) -> bool:
