@@ -66,13 +66,19 @@ def machine(gpus: int | Iterable[Gpu] = 8, *servers: ObservedServer, version: st
 
 
 def seen(
-    slug: str, pid: int, args: str = "", *, visible: str = "", decided: Mapping[str, JsonValue] | None = None
+    slug: str,
+    pid: int,
+    args: str = "",
+    *,
+    visible: str = "",
+    decided: Mapping[str, JsonValue] | None = None,
+    serves: str = "qwen2.5-7b",
 ) -> ObservedServer:
     """A server that runs, with its arguments in one text and what the tool chose for it."""
     env = {
         "CUDA_VISIBLE_DEVICES": EnvValue(fingerprint=fingerprint(SALT, "CUDA_VISIBLE_DEVICES", visible), value=visible)
     }
-    argv = ("/usr/bin/python3", "/usr/bin/vllm", "serve", "org/model", "--port", "8001", *args.split())
+    argv = ("/usr/bin/python3", "/usr/bin/vllm", "serve", serves, "--port", "8001", *args.split())
     return ObservedServer(
         slug=slug,
         runtime="systemd",

@@ -78,7 +78,7 @@ def settled(world: World) -> None:
         again = world.plan(models=files(world))
         blocked = {change.server for change in plan.changes if change.action is Action.BLOCKED}
         still = {change.server for change in again.changes if change.action is Action.BLOCKED}
-        assert still <= blocked
+        assert still <= blocked, "\n".join([*map(told, plan.changes), "then", *map(told, again.changes)])
         if still == blocked:
             break
     assert not again.pending, [(str(change.server), change.action, change.fields) for change in again.pending]

@@ -70,7 +70,16 @@ def started(servers: list[DesiredServer], host: HostView, found: Placing) -> Hos
             f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')} {value}"
             for name, value in written.items()
         )
-        running.append(seen(server.id.slug, pid, words, visible=",".join(placed.visible), decided=placed.settings))
+        running.append(
+            seen(
+                server.id.slug,
+                pid,
+                words,
+                visible=",".join(placed.visible),
+                decided=placed.settings,
+                serves=server.model,
+            )
+        )
         for uuid, requested in zip(placed.devices, placed.requested, strict=True):
             gpu = gpus[uuid]
             rows = (*gpu.processes, (pid, requested + CONTEXT))
@@ -104,15 +113,15 @@ def test_everybody_is_placed_or_told_why(gpus: list[Gpu], servers: list[DesiredS
 @LAWS
 @given(gpus=cards(), servers=wishes())
 def test_no_memory_is_promised_twice(gpus: list[Gpu], servers: list[DesiredServer]) -> None:
-    """What the servers of a GPU take, with what others hold, is there; numbers that people wrote need no context."""
+    """What the servers of a GPU take, with what others hold, is there; a number for one alone may take all."""
     found = placing_of(servers, machine(gpus), lore(servers))
     for gpu in gpus:
         on = [server for server in servers if gpu.uuid in found.placed[server.id].devices]
         on = [server for server in on if server.id not in found.blocks]
         total = seen_gpu(gpu.name, gpu.memory_total).total
         held = sum(size or 0 for _, size in gpu.processes)
-        chosen = any("gpu_memory_utilization" not in server.settings for server in on)
-        contexts = len(on) if chosen else 0
+        alone = len(on) == 1 and "gpu_memory_utilization" in on[0].settings
+        contexts = 0 if alone else len(on)
         asked = [found.placed[server.id] for server in on]
         sizes = [dict(zip(placed.devices, placed.requested, strict=True))[gpu.uuid] for placed in asked]
         taken = sum(sizes) + contexts * CONTEXT

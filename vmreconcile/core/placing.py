@@ -32,7 +32,8 @@ def _tenant(server: DesiredServer, host: HostView) -> Tenant:
 def making_room(changes: Iterable[Change], host: HostView) -> list[Change]:
     """The changes of one host, those marked that give up what another one takes.
 
-    One that leaves a GPU is taken down first; one that only takes less of it restarts before the other starts.
+    One that comes back on other GPUs is taken down before any starts; one that only takes less of the same ones is
+    restarted before the others start.
     """
     changes = list(changes)
     found = []
@@ -45,8 +46,9 @@ def making_room(changes: Iterable[Change], host: HostView) -> list[Change]:
         )
         now = _now(change, host) if change.pending and change.disruptive and change.placed else frozenset()
         stays = frozenset(change.placed.devices) if change.placed else frozenset()
-        leaves, shrinks = bool((now - stays) & taken), bool(now & stays & taken) and _takes_less(change)
-        found.append(replace(change, early=change.early or leaves, frees=leaves or shrinks))
+        in_the_way = bool(now & taken)
+        moves, shrinks = in_the_way and now != stays, in_the_way and now == stays and _takes_less(change)
+        found.append(replace(change, early=change.early or moves, frees=shrinks))
     return found
 
 

@@ -102,14 +102,17 @@ def test_a_need_that_no_gpu_meets() -> None:
 
 
 def test_written_numbers_are_kept_and_added_up() -> None:
-    """A GPU on which they come to more than it has gets no further server."""
-    half = {"gpu_memory_utilization": 0.5}
-    found = placing([model(name, args=half, gpus=(0,)) for name in "abc"], machine(1))
+    """A GPU on which they come to more than it has, each with its context, gets no further server."""
+    part = {"gpu_memory_utilization": 0.45}
+    found = placing([model(name, args=part, gpus=(0,)) for name in "abc"], machine(1))
     assert set(numbers(found).values()) == {None}
     assert list(found.blocks) == [ServerId.parse("c@h1")]
     block = found.blocks[ServerId.parse("c@h1")]
     assert block.reason is Reason.GPU_OVERCOMMITTED
-    assert "a asks for 0.5 of it, 39.6 GiB (models.d/m.yaml:9)" in block.note
+    assert "a asks for 0.45 of it, 35.6 GiB (models.d/m.yaml:9)" in block.note
+    halves = [model(name, args={"gpu_memory_utilization": 0.5}, gpus=(0,)) for name in "ab"]
+    assert list(placing(halves, machine(1)).blocks) == [ServerId.parse("b@h1")]
+    assert not placing([model("a", args={"gpu_memory_utilization": 0.99})], machine(1)).blocks
 
 
 def test_a_written_number_leaves_the_rest() -> None:

@@ -54,14 +54,18 @@ def shares(seats: Seats) -> Shares | Overfull:
             return _spread(seats, found)
         kept = {tenant.id for tenant in seats.on(tight) if found[tenant.id].kept}
         if not kept:
-            return _give_up(seats, tight, found)
+            return _give_up(seats, tight, found, loose)
         loose |= kept
 
 
-def _give_up(seats: Seats, uuid: str, found: Shares) -> Overfull:
-    """The last in rank must wait: of those that do not run yet, else of those that would come back with more."""
+def _give_up(seats: Seats, uuid: str, found: Shares, loose: set[ServerId]) -> Overfull:
+    """The last in rank must wait: of those that do not run yet, else of those that run and want something else.
+
+    Those that would only make room for others (`loose`) are well as they are.
+    """
     asking = [tenant for tenant in seats.on(uuid) if not _stays(tenant, found[tenant.id], seats)]
-    return Overfull(uuid=uuid, last=([tenant for tenant in asking if not tenant.runs] or asking)[-1])
+    wanting = [tenant for tenant in asking if tenant.id not in loose] or asking
+    return Overfull(uuid=uuid, last=([tenant for tenant in wanting if not tenant.runs] or wanting)[-1])
 
 
 def _least(seats: Seats, loose: set[ServerId]) -> dict[ServerId, Share]:
@@ -163,12 +167,12 @@ def _asked(tenants: tuple[Tenant, ...], found: Shares) -> float:
 def _capacity(seats: Seats, uuid: str, tenants: tuple[Tenant, ...]) -> float:
     """The sum of utilizations that a GPU bears.
 
-    CUDA's context of each process is not counted where a person wrote all the numbers: they may well use up what is
-    only estimated here.
+    CUDA's context of each process counts, except for a single server whose number a person wrote: it may well use up
+    what is only estimated here.
     """
     ground, total = seats.ground, seats.ground.cards[uuid].total
-    written = all(tenant.number is not None for tenant in tenants)
-    return (ground.room(uuid, len(tenants)) + (len(tenants) * CONTEXT if written else 0)) / total
+    written = len(tenants) == 1 and tenants[0].number is not None
+    return (ground.room(uuid, len(tenants)) + (CONTEXT if written else 0)) / total
 
 
 def _spread(seats: Seats, found: dict[ServerId, Share]) -> Shares:
