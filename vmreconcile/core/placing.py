@@ -22,10 +22,11 @@ def placing_of(wanted: Iterable[DesiredServer], host: HostView, lore: Lore, leav
     """
     running = [server for server in wanted if server.state is DesiredState.RUNNING]
     gone = [server for server in host.servers if server.slug in leaving]
-    return place(host, [_tenant(server, host) for server in running], gone, lore)
+    return place(host, [tenant_on(server, host) for server in running], gone, lore)
 
 
-def _tenant(server: DesiredServer, host: HostView) -> Tenant:
+def tenant_on(server: DesiredServer, host: HostView) -> Tenant:
+    """A server as one who asks for GPUs of this host, with what tuning rules set."""
     version = host.installed(server.executable).version
     catalogue = catalogue_for(version)
     server, tuning = tuned(server, host, catalogue)
