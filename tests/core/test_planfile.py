@@ -14,7 +14,7 @@ from tests.lab.worlds import TOKEN, World, only, wanted, world
 from vmreconcile.core.planfile import confirm, parse, render, wanted_digest
 from vmreconcile.errors import UsageError
 from vmreconcile.model.desired import DesiredState
-from vmreconcile.model.gpus import Placed
+from vmreconcile.model.gpus import Figures, Placed
 from vmreconcile.model.plan import Action, Change, Plan, Reason
 from vmreconcile.model.values import JsonValue, Origin, OriginKind, Setting
 
@@ -56,10 +56,16 @@ def test_what_was_decided_about_gpus_is_read_back() -> None:
     there, _ = retuned()
     settings: dict[str, JsonValue] = {"gpu_memory_utilization": 0.45}
     placed = Placed(devices=("GPU-b",), visible=("1",), settings=settings, requested=(7,), reasons=("it moves",))
+    placed = replace(placed, least=Figures(beside=5, kv_bytes=2))
     (change,) = there.plan().pending
     change = replace(change, fields=(), placed=placed, frees=True)
     plan = replace(there.plan(), changes=(change,))
-    assert parse(render(plan, there.desired, version="0", inventory="i"), "p.json").changes == (change,)
+    text = render(plan, there.desired, version="0", inventory="i")
+    assert parse(text, "p.json").changes == (change,)
+    document = json.loads(text)
+    document["changes"][0]["placed"]["requested"] = [7, 7]
+    with pytest.raises(UsageError, match="is damaged: a server's devices and its memory do not match"):
+        parse(json.dumps(document), "p.json")
 
 
 def test_the_file_is_for_scripts_too() -> None:

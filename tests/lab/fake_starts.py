@@ -63,6 +63,14 @@ class Taken:
         }
 
 
+class _KvError(StartError):
+    """A start that finds too little for its KV cache: `kv` bytes, below zero where the rest does not fit either."""
+
+    def __init__(self, text: str, kv: int) -> None:
+        super().__init__(text, in_engine=True)
+        self.kv = kv
+
+
 def start_on_gpus(kernel: Kernel, slug: str, root: FakeProcess) -> None:
     """Let a vLLM that was just started take its memory, or let it fail: its exit code is set then."""
     kernel.gpus.settle(kernel.now)
@@ -139,7 +147,7 @@ def _fit(kv: int, asked: Asked, behaviour: Behaviour) -> Taken:
     token = max(1, round(behaviour.needs_gib * GIB / behaviour.context))
     tokens = max(0, kv) // (token * BLOCK) * BLOCK
     if not tokens:
-        raise StartError(FAILURES["no-kv-memory"].text, in_engine=True)
+        raise _KvError(FAILURES["no-kv-memory"].text, kv)
     length = asked.length or behaviour.context
     if length < 0:
         length = min(behaviour.context, tokens)
@@ -147,7 +155,7 @@ def _fit(kv: int, asked: Asked, behaviour: Behaviour) -> Taken:
         text = FAILURES["kv-too-small"].text.format(
             max_model_len=length, needed=length * token / GIB, available=kv / GIB, estimate=tokens
         )
-        raise StartError(text, in_engine=True)
+        raise _KvError(text, kv)
     return Taken(kv=kv, tokens=tokens, length=length)
 
 
@@ -156,9 +164,20 @@ def _failed(kernel: Kernel, root: FakeProcess, error: StartError) -> list[str]:
     if not error.in_engine:
         return ["Traceback (most recent call last):", *str(error).split("\n")]
     engine = kernel.workers(root)[0]
+    found = _profiled(root, error.kv) if isinstance(error, _KvError) else []
+    before = [_said(kernel, "EngineCore", engine.pid, source, text) for source, text in found]
     told = ["EngineCore failed to start.", "Traceback (most recent call last):", *str(error).split("\n")]
     lines = [_said(kernel, "EngineCore", engine.pid, "core.py:1165", line, level="ERROR") for line in told]
-    return [*lines, "Traceback (most recent call last):", LAST_WORDS]
+    return [*before, *lines, "Traceback (most recent call last):", LAST_WORDS]
+
+
+def _profiled(root: FakeProcess, kv: int) -> list[tuple[str, str]]:
+    """What a start says once it has measured its memory, whether it goes on or not."""
+    weights = round(root.behaviour.beside_gib * WEIGHTS, 2)
+    return [
+        ("gpu_model_runner.py:5132", f"Model loading took {weights} GiB memory and 9.312 seconds"),
+        ("gpu_worker.py:436", f"Available KV cache memory: {in_gib(kv)} GiB"),
+    ]
 
 
 def _ready(kernel: Kernel, root: FakeProcess, asked: Asked, taken: Taken) -> list[str]:
@@ -168,8 +187,7 @@ def _ready(kernel: Kernel, root: FakeProcess, asked: Asked, taken: Taken) -> lis
     most = f"Maximum concurrency for {taken.length:,} tokens per request: {taken.tokens / taken.length:.2f}x"
     sizes = [f"{size}, {most}"] if release(root.version) >= ONE_LINE_SINCE else [size, most]
     found = [
-        ("gpu_model_runner.py:5132", f"Model loading took {round(beside * WEIGHTS, 2)} GiB memory and 9.312 seconds"),
-        ("gpu_worker.py:436", f"Available KV cache memory: {in_gib(taken.kv)} GiB"),
+        *_profiled(root, taken.kv),
         *(("kv_cache_utils.py:1708", line) for line in sizes),
     ]
     if not asked.eager:

@@ -96,7 +96,7 @@ def test_a_gated_model_with_a_token(simulator: Path, tmp_path: Path) -> None:
     ],
 )
 def test_too_little_memory(simulator: Path, tmp_path: Path, words: tuple[str, ...], signature: str) -> None:
-    """Settings that leave no room for the KV cache fail by themselves."""
+    """Settings that leave no room for the KV cache fail by themselves, once it was said what is left for it."""
     with running(simulator, "a/model", tmp_path / "log", *words) as server:
         assert server.end(10) == 1
-        assert re.search(signature, server.log())
+        assert re.search(r"Available KV cache memory: -?[\d.]+ GiB.*" + signature, server.log(), re.DOTALL)

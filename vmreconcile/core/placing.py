@@ -19,10 +19,11 @@ from vmreconcile.vllm.catalogue import catalogue_for
 def placing_of(wanted: Iterable[DesiredServer], host: HostView, lore: Lore, fixed: Fixed | None = None) -> Placing:
     """GPUs and numbers for the servers that are to run on a host; the others take none."""
     running = [server for server in wanted if server.state is DesiredState.RUNNING]
-    return place(host, [_tenant(server, host) for server in running], lore, fixed or Fixed())
+    return place(host, [tenant_on(server, host) for server in running], lore, fixed or Fixed())
 
 
-def _tenant(server: DesiredServer, host: HostView) -> Tenant:
+def tenant_on(server: DesiredServer, host: HostView) -> Tenant:
+    """A server as one who asks for GPUs of this host, with what tuning rules set."""
     version = host.installed(server.executable).version
     catalogue = catalogue_for(version)
     server, tuning = tuned(server, host, catalogue)

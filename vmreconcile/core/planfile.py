@@ -10,7 +10,7 @@ from vmreconcile.core.fingerprints import digest, shown
 from vmreconcile.core.reports import change_json, plan_json
 from vmreconcile.errors import UsageError
 from vmreconcile.model.desired import DesiredFleet, DesiredServer
-from vmreconcile.model.gpus import Placed
+from vmreconcile.model.gpus import Figures, Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase
 from vmreconcile.model.plan import Action, Change, Field, Gate, Plan, Reason
@@ -119,7 +119,10 @@ def _placed(value: JsonValue) -> Placed | None:
     data = _object(value)
     texts = {name: tuple(map(str, _list(data[name]))) for name in ("devices", "visible", "reasons")}
     requested = tuple(int(str(size)) for size in _list(data["requested"]))
-    return Placed(settings=_object(data["settings"]), requested=requested, **texts)
+    if requested and len(requested) != len(texts["devices"]):
+        raise ValueError("a server's devices and its memory do not match")
+    least = None if data["least"] is None else Figures(**_object(data["least"]))  # type: ignore[arg-type]  # as written
+    return Placed(settings=_object(data["settings"]), requested=requested, least=least, **texts)
 
 
 def _list(value: JsonValue) -> list[JsonValue]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 
 from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.effects.session import AgentError
+from vmreconcile.flows.mending import Again, second_try
 from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
 from vmreconcile.flows.room import wait_for_room
 from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
@@ -19,8 +22,8 @@ INTERRUPTED = Failure(
 )
 
 
-def carry_out(change: Change, run: Run) -> Result:
-    """Do what a change says, and see it done.
+def carry_out(change: Change, run: Run, later: Iterable[Change] = ()) -> Result:
+    """Do what a change says, and see it done. `later` are the changes that come after it on the same GPUs.
 
     Raises:
         UnreachableError: the host was lost.
@@ -38,9 +41,7 @@ def carry_out(change: Change, run: Run) -> Result:
     try:
         if change.pending:
             run.reporter.begins(change)
-            done = _act(change, run)
-            _prove(change, run)
-            return result(Status.CHANGED if done else Status.OK)
+            return result(Status.CHANGED if _do(change, run, later) else Status.OK)
         if change.reason is Reason.STILL_STARTING:
             _prove(change, run)
     except NotReady as error:
@@ -50,6 +51,43 @@ def carry_out(change: Change, run: Run) -> Result:
     except AgentError as error:
         return result(Status.FAILED, agent_failure(change, error))
     return result(Status.OK)
+
+
+def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
+    """Carry out the steps and see what comes of them; a start that fails for memory is tried once more.
+
+    Returns:
+        False where another run has meanwhile done what the steps are for.
+    """
+    done = _act(change, run)
+    try:
+        _prove(change, run)
+    except NotReady as first:
+        if not done:
+            raise
+        again = second_try(change, first, run, later)
+        run.reporter.says(change.server, f"{first.failure.summary}: {again.told}")
+        _once_more(again, run)
+    return done
+
+
+def _once_more(again: Again, run: Run) -> None:
+    """The second try, whose end counts, whatever it is.
+
+    Raises:
+        NotReady: it failed, too; the failure tells that there was a first one.
+        Interrupted: the person asked to stop.
+    """
+    try:
+        _act(again.change, run)
+        _prove(again.change, run)
+    except NotReady as error:
+        failure = error.failure
+    except AgentError as error:
+        failure = agent_failure(again.change, error)
+    else:
+        return
+    raise NotReady(replace(failure, summary=f"{failure.summary} ({again.told})"))
 
 
 def _act(change: Change, run: Run) -> bool:

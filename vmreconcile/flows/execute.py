@@ -152,12 +152,12 @@ def _side_by_side(found: list[Lane], work: Callable[[Lane], None]) -> None:
 
 def _lane(lane: Lane, stuck: Mapping[ServerId, Failure], run: Run, begun: _Begun) -> None:
     """One server after the other, each until it is seen ready; none any more once the host was lost."""
-    for change in lane:
+    for at, change in enumerate(lane):
         if begun.lost:
             return
         try:
             failure = stuck.get(change.server)
-            result = _failed(change, failure) if failure else carry_out(change, run)
+            result = _failed(change, failure) if failure else carry_out(change, run, lane[at + 1 :])
         except UnreachableError as error:
             begun.lost.append(error)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import assert_never
 
 from vmreconcile.core.actions import Decision, exists
@@ -37,12 +38,16 @@ TOO_LATE = Explanation(
 
 
 class NotReady(VmreconcileError):  # noqa: N818 - an outcome, reported as one
-    """A server did not become what it should; carries the failure for the report."""
+    """A server did not become what it should; carries the failure for the report.
 
-    def __init__(self, failure: Failure) -> None:
-        """Keep the failure."""
+    `lines` are the log of a start that ended by itself and is stopped for good now; none in every other case.
+    """
+
+    def __init__(self, failure: Failure, lines: Sequence[str] = ()) -> None:
+        """Keep both."""
         super().__init__(failure.summary, remedy=failure.remedy)
         self.failure = failure
+        self.lines = tuple(lines)
 
 
 class Interrupted(VmreconcileError):  # noqa: N818 - an outcome, reported as one
@@ -117,7 +122,7 @@ def wait_ready(change: Change, wanted: DesiredServer, gate: Gate, run: Run) -> N
         before = restarts if before is None else before
         died = _died(observed, restarts - before)
         if died:
-            raise NotReady(_leave_stopped(change, host, observed, _failure(change, died, host, run), run))
+            raise _ended(change, died, host, run)
         problem = _gate_problem(observed, gate, run, wanted.id)
         if not problem:
             break
@@ -202,11 +207,19 @@ def _in_sync(change: Change, wanted: DesiredServer, run: Run) -> None:
     )
 
 
-def _failure(change: Change, died: str, host: HostView, run: Run) -> Failure:
+def _ended(change: Change, died: str, host: HostView, run: Run) -> NotReady:
+    """What is to be raised of a start that ended, which is stopped for good first."""
+    lines = latest_start_of(change.server, run.fleet)
+    failure = _failure(change, died, host, run, lines)
+    left = _leave_stopped(change, host, host.server(change.server.slug), failure, run)
+    return NotReady(left, lines if left is failure else ())
+
+
+def _failure(change: Change, died: str, host: HostView, run: Run, lines: Sequence[str]) -> Failure:
     """Why a start ended, from its own log."""
     server = change.server
     unit = host.server(server.slug).unit
-    found = cause(latest_start_of(server, run.fleet), unit.exit_code if unit else None, ended=True)
+    found = cause(lines, unit.exit_code if unit else None, ended=True)
     ended = f"{server} ended while starting ({died}); its log shows no known cause"
     if found is None:
         return Failure(kind=UNKNOWN, summary=ended, remedy=f"vmreconcile logs {server}")

@@ -65,13 +65,15 @@ class Placed:
 
     `devices` are UUIDs by rank; () leaves the choice to vLLM. `visible` is how `CUDA_VISIBLE_DEVICES` names them for
     the vLLM of that host. `settings` are numbers that were left to the tool; one that is not in it is vLLM's default.
-    `requested` are the bytes that vLLM must find free when it starts, of each device.
+    `requested` are the bytes that vLLM must find free when it starts, of each device. `least` is what the model takes
+    of each at least (`beside` and `kv_bytes`), where that was known.
     """
 
     devices: tuple[str, ...] = ()
     visible: tuple[str, ...] = ()
     settings: Mapping[str, JsonValue] = field(default_factory=dict)
     requested: tuple[int, ...] = ()
+    least: Figures | None = None
     reasons: tuple[str, ...] = ()
     """For a person: why these devices and these numbers."""
 

@@ -31,8 +31,9 @@ _QUICK_EXIT_SECONDS = 0.02
 class Plan:
     """What the engines are to do: their shape, how the start goes, and what they say of it.
 
-    `failure` is the exception's text with which loading ends, "" for none. `faults` reads the switches anew. `claims`
-    is what they take of GPUs that they share with others, None where nobody does.
+    `failure` is the exception's text with which loading ends, "" for none; `findings` are said once all is well,
+    `before` ahead of a failure that comes of them. `faults` reads the switches anew. `claims` is what they take of GPUs
+    that they share with others, None where nobody does.
     """
 
     tensor_parallel: int
@@ -42,6 +43,7 @@ class Plan:
     failure: str
     hello: str
     findings: tuple[tuple[str, str], ...]
+    before: tuple[tuple[str, str], ...]
     faults: Callable[[], Faults]
     claims: Claims | None = None
 
@@ -139,13 +141,13 @@ def _run_engine(plan: Plan, *, rank: int, ready: int, root: int) -> None:
 
 def _load(plan: Plan, log: Log, workers: tuple[int, ...]) -> None:
     """Spend the time of loading; say what was found, or die of the failure, of a signal or of a worker's death."""
-    failure = plan.failure
+    failure, before = plan.failure, plan.before
     if signal.sigtimedwait(WATCHED, plan.load_seconds) is not None:
-        failure = "Exception: WorkerProc initialization failed due to an exception in a background process."
+        failure, before = "Exception: WorkerProc initialization failed due to an exception in a background process.", ()
+    for source, text in before if failure else plan.findings:
+        log(source, text)
     if failure:
         _fail(log, failure, workers)
-    for source, text in plan.findings:
-        log(source, text)
 
 
 def _claim(plan: Plan, log: Log, rank: int, workers: tuple[int, ...]) -> None:

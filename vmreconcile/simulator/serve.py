@@ -260,5 +260,6 @@ def _plan(options: Options, memory: Found, failure: str, version: str, faults: C
         hello=f"Initializing a V1 LLM engine (v{version}, SIMULATED) with config: model={options.model!r}, "
         f"max_seq_len={options.max_model_len}, tensor_parallel_size={options.tensor_parallel}",
         findings=tuple(findings),
+        before=tuple(findings[:2]) if memory.failure and not (faults().die or faults().die_text) else (),
         faults=faults,
     )

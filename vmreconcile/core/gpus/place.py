@@ -19,7 +19,7 @@ from vmreconcile.core.gpus.seats import Seats
 from vmreconcile.core.gpus.share import Overfull, Share, Shares, shares
 from vmreconcile.core.gpus.tenants import Tenant, as_it_is, was_told, where_now
 from vmreconcile.core.gpus.visible import words_for
-from vmreconcile.model.gpus import Measured, Placed
+from vmreconcile.model.gpus import Figures, Measured, Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer
 from vmreconcile.model.plan import Block
@@ -255,13 +255,15 @@ def _placed(tenant: Tenant, seats: Seats, share: Share | None) -> Placed:
     if tenant.number is None and share.number is not None:
         settings[SHARE] = share.number
     room = min(int(number * ground.cards[uuid].total) for uuid in devices)
-    settings |= _open_length(tenant, _length(tenant, devices, room, kept=share.kept))
+    as_it_runs = share.kept or (tenant.number is not None and tenant.number == tenant.runs_with)
+    settings |= _open_length(tenant, _length(tenant, devices, room, kept=as_it_runs))
     in_env = bool(tenant.listed) and not isinstance(tenant.server.gpus, tuple)
     return Placed(
         devices=devices,
         visible=() if in_env else words_for((ground.gpus[uuid] for uuid in devices), tenant.version),
         settings=settings,
         requested=tuple(math.ceil(number * ground.cards[uuid].total) for uuid in devices),
+        least=_least(tenant, devices),
         reasons=_reasons(tenant, seats, share, settings),
     )
 
@@ -289,6 +291,18 @@ def _length(tenant: Tenant, devices: tuple[str, ...], room: int, *, kept: bool) 
     fits = min(demand.longest(room - demand.beside, tenant.server.needs.concurrency or 1.0) for demand in known)
     longest = min(demand.limit for demand in known)
     return longest if fits >= longest else fits // ROUND_LENGTH * ROUND_LENGTH or None
+
+
+def _least(tenant: Tenant, devices: tuple[str, ...]) -> Figures | None:
+    """What it does not start without, or does not meet its needs, where that is known for each of its GPUs."""
+    found = [tenant.hint(uuid) for uuid in devices]
+    known = [demand for demand in found if not isinstance(demand, str)]
+    if len(known) < len(found):
+        return None
+    return Figures(
+        beside=max(demand.beside for demand in known),
+        kv_bytes=max(max(demand.least, demand.asked) for demand in known),
+    )
 
 
 def _reasons(tenant: Tenant, seats: Seats, share: Share, settings: Mapping[str, JsonValue]) -> tuple[str, ...]:
