@@ -14,7 +14,7 @@ from tests.lab.fake_kernel import Behaviour, Refusal
 from tests.lab.gpu_views import CONFIGS, H100, card, machine, seen
 from tests.lab.worlds import World, only, wanted, world
 from vmreconcile.core.gpus.keys import memory_key
-from vmreconcile.core.gpus.place import lore_of
+from vmreconcile.core.gpus.knowledge import lore_of
 from vmreconcile.core.tuning import tuned
 from vmreconcile.flows.execute import execute
 from vmreconcile.flows.learning import learn, started_on

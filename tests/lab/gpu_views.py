@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.lab.worlds import SALT, wanted
 from vmreconcile.core.fingerprints import fingerprint
-from vmreconcile.core.gpus.place import Lore, Placing
+from vmreconcile.core.gpus.knowledge import Lore
+from vmreconcile.core.gpus.place import Placing
 from vmreconcile.core.placing import placing_of
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.gpus import Gpu

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.lab.gpu_views import card, files_of, machine, model, seen, uuids
 from vmreconcile.core.gpus.ground import flaw_of
-from vmreconcile.core.gpus.place import Lore, Placing
+from vmreconcile.core.gpus.knowledge import Lore
+from vmreconcile.core.gpus.place import Placing
 from vmreconcile.core.placing import placing_of
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.gpus import Gpu, Needs

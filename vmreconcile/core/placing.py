@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from vmreconcile.core.gpus.demand import SHARE
-from vmreconcile.core.gpus.place import Fixed, Lore, Placing, place
+from vmreconcile.core.gpus.knowledge import Lore
+from vmreconcile.core.gpus.place import Fixed, Placing, place
 from vmreconcile.core.gpus.tenants import Tenant, tenant_of
 from vmreconcile.core.gpus.visible import VISIBLE, named, split_words
 from vmreconcile.core.tuning import tuned

@@ -11,20 +11,21 @@ from vmreconcile.core.diff import Drift, Subject, drift_of
 from vmreconcile.core.fingerprints import Known
 from vmreconcile.core.gates import gate_of
 from vmreconcile.core.gpus.applied import with_placed
-from vmreconcile.core.gpus.place import Fixed, Lore, Placing, lore_of
+from vmreconcile.core.gpus.knowledge import Lore, lore_of
+from vmreconcile.core.gpus.place import Fixed, Placing
 from vmreconcile.core.launching import make_launch
 from vmreconcile.core.notices import notices, shared_machines
-from vmreconcile.core.phases import phase_of, runtime_of
+from vmreconcile.core.phases import phase_of
 from vmreconcile.core.placing import making_room, placing_of
 from vmreconcile.core.shadows import idle_note, shadow_of
 from vmreconcile.core.staleness import digest_of
+from vmreconcile.core.stepping import bringing_up, removal, stops_of, taking_down
 from vmreconcile.core.tuning import tuned
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health
 from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Phase
 from vmreconcile.model.plan import Action, Block, Change, Plan, Reason
-from vmreconcile.model.steps import RemoveServer, Step
 from vmreconcile.runtimes.registry import choose
 from vmreconcile.vllm.catalogue import catalogue_for
 from vmreconcile.vllm.memory.stored import Checkpoint
@@ -278,8 +279,8 @@ def _change(judged: _Judged, block: Block | None) -> Change:
         note=decision.note,
         remedy=decision.remedy,
         tuning=tuple(map(str, subject.tuning)),
-        stops=_taking_down(subject, decision),
-        steps=_steps(subject, decision),
+        stops=taking_down(subject, decision),
+        steps=bringing_up(subject, decision),
         early=judged.moves and decision.disruptive,
         placed=subject.placed,
         gate=gate_of(subject.wanted) if subject.wanted.state is DesiredState.RUNNING else None,
@@ -297,63 +298,7 @@ def _unclaimed(server: ServerId, observed: ObservedServer, host: HostView, *, pr
         disruptive=decision.disruptive,
         note=decision.note,
         remedy=decision.remedy,
-        stops=_stops(host, observed, decision),
-        steps=_removal(host, observed) if decision.action is Action.REMOVE else (),
+        stops=stops_of(host, observed, decision),
+        steps=removal(host, observed) if decision.action is Action.REMOVE else (),
         digest=digest_of(host, observed),
     )
-
-
-def _taking_down(subject: Subject, decision: Decision) -> tuple[Step, ...]:
-    """What goes before `_steps`.
-
-    Where a server only comes back different, its files are written while it still serves: what cannot be written (a
-    full disk, a read-only one) then takes nothing down.
-    """
-    if _comes_back(subject, decision):
-        return (*subject.runtime.refresh(subject.launch), *subject.runtime.halt(subject.host, subject.observed))
-    return _stops(subject.host, subject.observed, decision)
-
-
-def _comes_back(subject: Subject, decision: Decision) -> bool:
-    """Whether what runs is replaced under the same runtime."""
-    former = runtime_of(subject.observed)
-    return decision.replaces and former is not None and former.name == subject.runtime.name
-
-
-def _stops(host: HostView, observed: ObservedServer, decision: Decision) -> tuple[Step, ...]:
-    """Steps that take down what is there: for a start too, where something is left over."""
-    runtime = runtime_of(observed)
-    if runtime is None or not exists(observed):
-        return ()
-    left_over = decision.action is Action.START and decision.reason in {Reason.CRASHED, Reason.ROOT_DIED}
-    if decision.replaces or left_over or decision.action in {Action.STOP, Action.REMOVE}:
-        return runtime.stop(host, observed)
-    return ()
-
-
-def _steps(subject: Subject, decision: Decision) -> tuple[Step, ...]:
-    if _comes_back(subject, decision):
-        return subject.runtime.begin(subject.launch)
-    if decision.replaces or decision.action is Action.START:
-        return (*_moved_runtime(subject), *subject.runtime.start(subject.launch))
-    match decision.action:
-        case Action.RETUNE:
-            return subject.runtime.refresh(subject.launch)
-        case Action.REMOVE:
-            return _removal(subject.host, subject.observed)
-        case _:
-            return ()
-
-
-def _moved_runtime(subject: Subject) -> tuple[Step, ...]:
-    """What the former runtime left: its unit must not start at the next boot."""
-    former = runtime_of(subject.observed)
-    if former is None or former.name == subject.runtime.name:
-        return ()
-    # Record and env file stay: both are written anew, and a token that only the host has must not be lost.
-    return tuple(step for step in former.remove(subject.host, subject.observed) if not isinstance(step, RemoveServer))
-
-
-def _removal(host: HostView, observed: ObservedServer) -> tuple[Step, ...]:
-    runtime = runtime_of(observed) or choose("process", host)
-    return runtime.remove(host, observed)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.gpu_views import card, indices, machine, model, numbers, placing, seen, uuids
 from vmreconcile.core.gpus.demand import Demand, demand_of
-from vmreconcile.core.gpus.place import Lore
+from vmreconcile.core.gpus.knowledge import Lore
 from vmreconcile.core.placing import placing_of
 from vmreconcile.model.gpus import Figures, Measured, Needs
 from vmreconcile.model.names import ServerId
