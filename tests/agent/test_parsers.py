@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmreconcile.agent import endpoint, envfile, gpus, jsontext, masks, proc, survey, systemd, units
+from vmreconcile.agent import endpoint, envfile, gpus, jsontext, masks, nvidia_smi, proc, survey, systemd, units
 from vmreconcile.agent.classify import Known, classify
 from vmreconcile.agent.folders import is_slug, slug_of_unit
 from vmreconcile.agent.frames import Channel
@@ -284,13 +284,13 @@ def test_nvidia_smi() -> None:
     """Two tables in MiB; what the driver does not tell is None."""
     cards = "1, GPU-b, NVIDIA H100, 81559, 100, 81459, 595.71\n0, GPU-a, NVIDIA H100, 81559, 0, 81559, 595.71\n"
     held = "GPU-b, 77, 1024\nGPU-b, 78, [N/A]\n"
-    driver, devices = gpus.parse_smi(cards, held)
+    driver, devices = nvidia_smi.parse(cards, held)
     assert driver == "595.71"
     assert [device["index"] for device in devices] == [0, 1]
     assert devices[1]["processes"] == [{"pid": 77, "memory_bytes": 1 << 30}, {"pid": 78, "memory_bytes": None}]
     assert devices[1]["memory_total"] == 81559 << 20
     assert gpus.memory_by_pid({"devices": devices}) == {77: 1 << 30}
-    assert gpus.parse_smi("garbage\n, ,\n", "x") == (None, [])
+    assert nvidia_smi.parse("garbage\n, ,\n", "x") == (None, [])
 
 
 @given(st.binary(max_size=200))

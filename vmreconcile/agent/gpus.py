@@ -1,6 +1,7 @@
 """The GPUs of a host and who holds their memory: NVML through the shipped pynvml, else nvidia-smi, else plainly none.
 
-Nothing is loaded on a host without an NVIDIA driver. Only reads; never changes a setting of a device.
+Nothing is loaded on a host without an NVIDIA driver. Only reads; never changes a setting of a device. Owns the order
+in which it is tried; how each is read is `nvml`'s, `nvidia_smi`'s and `kernel_log`'s.
 """
 
 from __future__ import annotations
@@ -12,26 +13,38 @@ from .problems import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
 SIGNS = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 LIBRARY = "libnvidia-ml.so.1"
-MIB = 1 << 20
 
 
 def observe() -> dict[str, Any]:
-    """The observation's `gpus`: `problem` says why `devices` may be empty. Memory in bytes."""
+    """The observation's `gpus`: `problem` says why `devices` may be empty or lacks some. Memory in bytes."""
     found: dict[str, Any] = {"problem": None, "driver": None, "cuda": None, "devices": []}
-    if not any(map(os.path.exists, SIGNS)):
+    if not _has_driver():
         found["problem"] = "no NVIDIA driver on this host"
         return found
-    if _loadable():
-        found["problem"] = _through_nvml(found)
-        if found["problem"] is None:
-            return found
-    problem = _through_smi(found)
-    found["problem"] = None if problem is None else found["problem"] or problem
+    unusable = _through_nvml(found) if _loadable() else ""
+    if unusable is not None:
+        from .nvidia_smi import fill  # noqa: PLC0415 - only where NVML cannot be used
+
+        problem = _through_smi(found, fill)
+        found["problem"] = None if problem is None else unusable or problem
+    _add_xids(found)
     return found
+
+
+def _has_driver() -> bool:
+    """Whether there is a sign of a driver: its devices, or its library in a folder that LD_LIBRARY_PATH names.
+
+    Some containers and clusters keep the library in such a folder; so does a test, whose driver is only pretended. A
+    library elsewhere is no sign: it is often installed where no GPU is.
+    """
+    if any(map(os.path.exists, SIGNS)):
+        return True
+    folders = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    return any(os.path.exists(folder + "/" + LIBRARY) for folder in folders if folder)
 
 
 def _loadable() -> bool:
@@ -46,94 +59,43 @@ def _loadable() -> bool:
 
 
 def _through_nvml(found: dict[str, Any]) -> str | None:
-    """Fill `found` from NVML; return what went wrong."""
+    """Fill `found` from NVML; return why it cannot be used at all."""
     try:
         import pynvml  # noqa: PLC0415 - shipped with us, loaded only where a driver is
     except ImportError:
         return "pynvml was not shipped"
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return "NVML: {}".format(error)
-    try:
-        found["driver"] = _text(pynvml.nvmlSystemGetDriverVersion())
-        cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
-        found["cuda"] = "{}.{}".format(cuda // 1000, cuda % 1000 // 10)
-        found["devices"] = [_device(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError as error:
-        return "NVML: {}".format(error)
-    finally:
-        pynvml.nvmlShutdown()
-    return None
+    from .nvml import fill  # noqa: PLC0415 - only with a driver
+
+    return fill(found, pynvml)
 
 
-def _text(value: bytes | str) -> str:
-    """Older bindings return bytes."""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-
-
-def _device(pynvml: Any, index: int) -> dict[str, Any]:  # noqa: ANN401 - the module itself, it has no stubs
-    """One GPU with its processes."""
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    held: dict[int, int | None] = {}
-    for ask in (pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses):
-        try:
-            rows = ask(handle)
-        except pynvml.NVMLError:
-            continue  # no graphics on most data-centre devices
-        for row in rows:
-            held[row.pid] = row.usedGpuMemory if held.get(row.pid) is None else held[row.pid]
-    return {
-        "index": index,
-        "uuid": _text(pynvml.nvmlDeviceGetUUID(handle)),
-        "name": _text(pynvml.nvmlDeviceGetName(handle)),
-        "memory_total": memory.total,
-        "memory_used": memory.used,
-        "memory_free": memory.free,
-        "processes": [{"pid": pid, "memory_bytes": used} for pid, used in sorted(held.items())],
-    }
-
-
-def _through_smi(found: dict[str, Any]) -> str | None:
+def _through_smi(found: dict[str, Any], fill: Callable[[dict[str, Any], Any], str | None]) -> str | None:
     """Fill `found` from nvidia-smi; return what went wrong."""
-    fields = "index,uuid,name,memory.total,memory.used,memory.free,driver_version"
     try:
-        status, cards = command.run(["nvidia-smi", "--query-gpu=" + fields, "--format=csv,noheader,nounits"], 20)
-        if status:
-            return "nvidia-smi: " + (cards.strip().splitlines() or ["exit status {}".format(status)])[0][:200]
-        apps = "--query-compute-apps=gpu_uuid,pid,used_memory"
-        held = command.run(["nvidia-smi", apps, "--format=csv,noheader,nounits"], 20)[1]
+        return fill(found, command.run)
     except Problem as problem:
         return "there is an NVIDIA driver, but neither {} nor nvidia-smi can be used: {}".format(LIBRARY, problem)
-    found["driver"], found["devices"] = parse_smi(cards, held)
-    return None
 
 
-def parse_smi(cards: str, held: str) -> tuple[str | None, list[dict[str, Any]]]:
-    """Read nvidia-smi's two CSV tables (MiB): the driver's version and the devices. What is not a number is None."""
-    driver = None
-    devices = []
-    for line in cards.splitlines():
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) != 7 or not cells[0].isdigit():
-            continue
-        driver = cells[6]
-        total, used, free = (int(cell) * MIB if cell.isdigit() else 0 for cell in cells[3:6])
-        rows = [[cell.strip() for cell in row.split(",")] for row in held.splitlines()]
-        processes = [
-            {"pid": int(row[1]), "memory_bytes": int(row[2]) * MIB if row[2].isdigit() else None}
-            for row in rows
-            if len(row) == 3 and row[0] == cells[1] and row[1].isdigit()
-        ]
-        device = {"index": int(cells[0]), "uuid": cells[1], "name": cells[2]}
-        memory = {"memory_total": total, "memory_used": used, "memory_free": free}
-        devices.append({**device, **memory, "processes": sorted(processes, key=lambda row: row["pid"] or 0)})
-    return driver, sorted(devices, key=lambda device: int(str(device["index"])))
+def _add_xids(found: dict[str, Any]) -> None:
+    """Add to each device what the kernel tells of it, and to `problem` what it tells of those that are not listed."""
+    from . import kernel_log  # noqa: PLC0415 - only with a driver
+
+    told = kernel_log.xids()
+    for device in found["devices"]:
+        device["xids"] = told.get(kernel_log.place_of(device["pci"]), [])
+    listed = {kernel_log.place_of(device["pci"]) for device in found["devices"]}
+    if found["problem"] is not None:
+        for place in sorted(set(told) - listed):
+            numbers = ", ".join(map(str, told[place]))
+            found["problem"] += "; the kernel tells of Xid {} at PCI {}".format(numbers, kernel_log.written(place))
 
 
 def memory_by_pid(found: dict[str, Any] | None) -> dict[int, int]:
-    """Bytes held by each process over all devices; those that the driver does not tell are left out."""
+    """Bytes held by each process over all devices; those that the driver does not tell are left out.
+
+    A process on an instance counts there alone: the row of the split GPU does not have it.
+    """
     held: dict[int, int] = {}
     for device in (found or {}).get("devices", ()):
         for row in device["processes"]:
