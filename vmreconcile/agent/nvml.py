@@ -25,12 +25,12 @@ def fill(found: dict[str, Any], pynvml: Any) -> str | None:  # noqa: ANN401 - th
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return "NVML: {}".format(error)
+        return "NVML: {}".format(_words(pynvml, error))
     try:
         _Reader(pynvml).read(found)
     except pynvml.NVMLError as error:
         found["devices"] = []
-        return "NVML: {}".format(error)
+        return "NVML: {}".format(_words(pynvml, error))
     finally:
         pynvml.nvmlShutdown()
     return None
@@ -56,7 +56,7 @@ class _Reader:
         try:
             devices += self._gpu(index, self.pynvml.nvmlDeviceGetHandleByIndex(index))
         except self.pynvml.NVMLError as error:
-            return "GPU {} does not answer: {}".format(index, error)
+            return "GPU {} does not answer: {}".format(index, _words(self.pynvml, error))
         return ""
 
     def _maybe(self, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - whatever pynvml answers
@@ -140,6 +140,14 @@ class _Reader:
             if rows is not None:
                 return list(rows)
         return []
+
+
+def _words(pynvml: Any, error: Any) -> str:  # noqa: ANN401 - the module, and its error
+    """What the library itself calls an error, as nvidia-smi does; pynvml has other words for some."""
+    try:
+        return _text(pynvml.nvmlErrorString(error.value)) or str(error)
+    except pynvml.NVMLError:  # there is no library
+        return str(error)
 
 
 def _text(value: bytes | str) -> str:
