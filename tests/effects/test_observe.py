@@ -73,6 +73,10 @@ def test_the_pages_example_of_a_host() -> None:
             memory_used=0,
             memory_free=0,
             processes=((1, 0),),
+            pci="0000:c1:00.0",
+            compute_mode="default",
+            ecc_errors=0,
+            xids=(31,),
         ),
     )
     assert (host.gpu_driver, host.gpu_cuda, host.gpu_problem) == ("595.71", "13.2", None)

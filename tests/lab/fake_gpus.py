@@ -43,7 +43,10 @@ class Hold:
 
 @dataclass(slots=True, kw_only=True)
 class FakeGpu:
-    """One GPU, or an instance of a split one. Bytes as NVML tells them; a test may change what it likes."""
+    """One GPU, or an instance of a split one, whose health is the whole's.
+
+    Bytes as NVML tells them; a test may change what it likes.
+    """
 
     index: int
     uuid: str
@@ -83,7 +86,7 @@ class FakeGpus:
         for index in range(len(self.whole()), len(self.whole()) + count):
             bus = BUSES[index] if index < len(BUSES) else BUSES[-1] + index - len(BUSES) + 1
             device = FakeGpu(
-                index=index, uuid=self._uuid("GPU", index), name=name, total=total, pci=f"00000000:{bus:02X}:00.0"
+                index=index, uuid=self._uuid("GPU", index), name=name, total=total, pci=f"0000:{bus:02x}:00.0"
             )
             self.devices.append(device)
 
@@ -101,7 +104,6 @@ class FakeGpus:
                 pci=parent.pci,
                 parent=parent.uuid,
                 instance=number,
-                ecc_errors=None,
             )
             for number, (profile, gib) in enumerate(parts)
         )
@@ -172,6 +174,7 @@ class FakeGpus:
 
     def _row(self, gpu: FakeGpu) -> Json:
         used = min(gpu.total, gpu.total - gpu.cuda + self.held(gpu.uuid))
+        whole = next((each for each in self.devices if each.uuid == gpu.parent), gpu)
         pids = sorted({each.pid for each in self.holds if each.gpu == gpu.uuid and each.pid and self._lives(each)})
         return {
             "index": gpu.index,
@@ -187,10 +190,10 @@ class FakeGpus:
             "split": gpu.split,
             "parent": gpu.parent,
             "instance": gpu.instance,
-            "compute_mode": gpu.compute_mode,
-            "ecc_errors": gpu.ecc_errors,
-            "remapping_failed": gpu.remapping_failed,
-            "xids": list(gpu.xids),
+            "compute_mode": whole.compute_mode,
+            "ecc_errors": whole.ecc_errors,
+            "remapping_failed": whole.remapping_failed,
+            "xids": list(whole.xids),
         }
 
     def _of(self, pid: int, gpu: FakeGpu) -> int:

@@ -70,7 +70,7 @@ def test_an_idle_host_shows_its_gpus() -> None:
     first, *_, last = seen(host).gpus
     assert (first.index, last.index, first.name, first.memory_total) == (0, 7, "NVIDIA H100 80GB HBM3", 81559 << 20)
     assert (first.memory_free, first.memory_used, first.processes) == (CUDA, (81559 << 20) - CUDA, ())
-    assert (first.pci, first.compute_mode, first.ecc_errors, first.xids) == ("00000000:18:00.0", "default", 0, ())
+    assert (first.pci, first.compute_mode, first.ecc_errors, first.xids) == ("0000:18:00.0", "default", 0, ())
     assert re.fullmatch(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", first.uuid)
     assert len({gpu.uuid for gpu in seen(host).gpus}) == len({gpu.pci for gpu in seen(host).gpus}) == 8
     assert [gpu.uuid for gpu in seen(FakeHost("h1", gpus=8)).gpus] == [gpu.uuid for gpu in seen(host).gpus]

@@ -16,8 +16,9 @@ class Gpu:
     """One GPU, or one instance of a GPU that is split (MIG).
 
     `processes` are (pid, bytes or None where the driver does not tell). `index` is NVML's, which counts by PCI bus;
-    an instance has its parent's. `xids` are the driver's error numbers since boot where they can be read, oldest first
-    (NVIDIA, "XID Errors"); `ecc_errors` are uncorrected ones since the driver was loaded.
+    an instance has its parent's, as it has its health. `xids` are the driver's error numbers since boot where they can
+    be read, each once, oldest first (NVIDIA, "XID Errors"); `ecc_errors` are uncorrected ones since the driver was
+    loaded.
     """
 
     index: int

@@ -1,10 +1,10 @@
 """A stand-in for NVIDIA's library, built from `nvml.c`: the real pynvml in the real agent tells of pretended GPUs.
 
 By hand: `cc -shared -fPIC -o FOLDER/libnvidia-ml.so.1 tests/lab/nvml/nvml.c -ldl`; then run what is to see the GPUs
-with `LD_LIBRARY_PATH=FOLDER STANDIN_NVML=GPUS` (without the second, GPUS is FOLDER). GPUS is also what the switch `gpus` of
-the simulator takes (docs/simulator.md, "Shared GPUs"), so that simulated servers hold what the agent sees held. A host
-whose logins set no variables: the library in /usr/lib or wherever ldconfig looks, beside the file `gpus`, and an empty
-/dev/nvidiactl.
+with `LD_LIBRARY_PATH=FOLDER STANDIN_NVML=GPUS` (without the second, GPUS is FOLDER). GPUS is also what the switch
+`gpus` of the simulator takes (docs/simulator.md, "Shared GPUs"), so that simulated servers hold what the agent sees
+held. A host whose logins set no variables: the library in /usr/lib or wherever ldconfig looks, beside the file `gpus`,
+and an empty /dev/nvidiactl.
 
 GPUS/faults has one line for each thing that goes wrong; GPUs are named by index:
 
