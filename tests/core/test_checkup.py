@@ -7,15 +7,20 @@ from dataclasses import replace
 import pytest
 
 from tests.lab.fake_host import FakeHost
+from tests.lab.gpu_views import card, seen
 from tests.lab.worlds import known, wanted, world
+from vmreconcile.core.checkup.gpus import MEANINGS, gpu_checks
 from vmreconcile.core.checkup.ground import ground_checks
 from vmreconcile.core.checkup.limits import limit_checks
 from vmreconcile.core.checkup.others import other_checks
 from vmreconcile.core.checkup.patient import Patient
 from vmreconcile.core.checkup.servers import server_checks
+from vmreconcile.core.gpus.ground import GRAVE_XIDS
 from vmreconcile.model.checkup import Check, Clock, Health, HostFacts, Leftover, Limit, Limits, Times
 from vmreconcile.model.desired import DesiredServer, DesiredState
+from vmreconcile.model.gpus import Gpu
 from vmreconcile.model.observed import Phase
+from vmreconcile.vllm.memory.sizes import GIB
 
 
 def patient(
@@ -165,3 +170,94 @@ def test_leftovers_are_told_by_folder() -> None:
         "/dev/shm: 5 MiB that no process uses: psm_1, psm_2, psm_3, psm_4 and 1 more; up to 5 h old"
     )
     assert temporary.summary == "/tmp: 0 MiB that no process uses: vllm_dist_a; up to 3 d old"
+
+
+def cards(*gpus: Gpu, problem: str | None = None, **fields: object) -> tuple[Check, ...]:
+    """What is said of a host with these GPUs."""
+    view = replace(patient().host, gpus=gpus, gpu_problem=problem, gpu_driver="595.71", gpu_cuda="13.2")
+    return tuple(gpu_checks(replace(patient(), host=replace(view, **fields))))  # type: ignore[arg-type]
+
+
+def told(checks: tuple[Check, ...], status: Health = Health.WARN) -> list[tuple[str, str]]:
+    """Summaries and remedies of one outcome."""
+    return [(check.summary, check.remedy) for check in checks if check.status is status]
+
+
+def test_sound_gpus_have_one_line_each() -> None:
+    """With what is free, and the driver; errors of programs (Xid 31) are none of the GPU's."""
+    checks = cards(card(0), replace(card(1), xids=(13, 31), ecc_errors=0, compute_mode="exclusive_process"))
+    assert [(check.status, check.summary) for check in checks] == [
+        (Health.OK, f"GPU {index}: NVIDIA H100 80GB HBM3, 79.6 of 79.6 GiB free, driver 595.71 (CUDA 13.2)")
+        for index in (0, 1)
+    ]
+
+
+def test_a_lost_gpu_fails_beside_the_sound() -> None:
+    """Its line first; a host without a driver is not ill, one whose driver is broken is."""
+    checks = cards(card(0), problem="GPU 1 does not answer: GPU is lost")
+    ((summary, remedy),) = told(checks, Health.FAIL)
+    assert (summary, "reboot" in remedy) == ("GPU 1 does not answer: GPU is lost", True)
+    assert len(told(checks, Health.OK)) == 1
+    assert told(cards(problem="no NVIDIA driver on this host"), Health.OK)
+    assert told(cards(problem="NVML: Driver/library version mismatch"), Health.FAIL)
+
+
+def test_a_split_gpu_is_told_with_its_instances() -> None:
+    """That it is split is well; that it has none is not. What ails it is said once."""
+    whole = replace(card(0), split=True, xids=(79,))
+    parts = [replace(card(0), uuid=f"MIG-{n}", parent=whole.uuid, instance=n, xids=(79,)) for n in range(2)]
+    checks = cards(whole, *parts)
+    well = [summary for summary, _ in told(checks, Health.OK)]
+    assert well[1] == "GPU 0 is split (MIG): servers get its instances, 2 of them, never the whole"
+    assert [line.split(":")[0] for line in well] == [
+        "GPU 0",
+        "GPU 0 is split (MIG)",
+        "GPU 0 instance 0",
+        "GPU 0 instance 1",
+    ]
+    assert len(told(checks)) == 1
+    ((summary, remedy),) = told(cards(replace(card(0), split=True)))
+    assert (summary, "-mig 0" in remedy) == ("GPU 0 is split (MIG): without instances", True)
+
+
+@pytest.mark.parametrize(
+    ("ill", "status", "words", "remedy"),
+    [
+        ({"compute_mode": "prohibited"}, Health.WARN, "closed to programs", "nvidia-smi -i 0 -c DEFAULT"),
+        ({"remapping_failed": True}, Health.FAIL, "could not be remapped", "replaced"),
+        ({"ecc_errors": 1200}, Health.WARN, "1,200 uncorrected memory errors", "--gpu-reset"),
+        ({"xids": (31, 79, 48)}, Health.WARN, "Xid 79 (the GPU fell off the bus), Xid 48 (memory", "reset"),
+    ],
+)
+def test_an_ill_gpu_has_a_line_and_a_remedy(ill: dict[str, object], status: Health, words: str, remedy: str) -> None:
+    """Beside the one that it is there."""
+    first, second = cards(replace(card(0), **ill))  # type: ignore[arg-type]
+    assert (first.status, first.remedy, second.status) == (Health.OK, "", status)
+    assert words in second.summary
+    assert remedy in second.remedy
+
+
+def test_every_grave_error_has_words() -> None:
+    """The two lists are one."""
+    assert set(MEANINGS) == GRAVE_XIDS
+
+
+def test_memory_of_others_is_told_and_that_of_ours_is_not() -> None:
+    """Whoever holds it is named; our server, its workers, and what a display holds are no trouble."""
+    ours = seen("m", 812)
+    lines = told(
+        cards(
+            replace(card(0, held={812: 60.0, 900: 4.0, 901: 2.0, 902: 1.0, 903: 0.5})),
+            card(1, held={904: 0.1}),
+            servers=(ours,),
+            programs={900: "python train.py"},
+        )
+    )
+    ((summary, remedy),) = lines
+    assert summary == (
+        "GPU 0: 7.5 GiB held by what is not ours: 4.0 GiB by pid 900 (not ours: python train.py); "
+        "2.0 GiB by pid 901 (not ours); 1.0 GiB by pid 902 (not ours); 1 more"
+    )
+    assert "ask whose it is" in remedy
+    hidden = replace(card(0), memory_used=8 * GIB, memory_free=card(0).memory_total - 8 * GIB)
+    assert "processes that cannot be seen from here" in told(cards(hidden))[0][0]

@@ -1,18 +1,13 @@
-"""What servers are made of: the vLLM on the host, its GPUs and their driver."""
+"""What servers are made of: the vLLM on the host. Its GPUs are `gpus`'s."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
-from vmreconcile.core.checkup.patient import GIB, Patient, judged, well
+from vmreconcile.core.checkup.patient import Patient, judged
 from vmreconcile.core.diff import release
 from vmreconcile.model.checkup import Check, Health
-from vmreconcile.model.observed import HostView, InstalledVllm
 from vmreconcile.vllm.catalogue import catalogue_for
-
-BUILT_FOR = re.compile(r"\+cu(\d+)(\d)\b")
-"""The CUDA that a wheel was built for, where its version says so: '0.11.2+cu129' is 12.9."""
 
 
 def vllm_checks(patient: Patient) -> Iterator[Check]:
@@ -35,43 +30,5 @@ def vllm_checks(patient: Patient) -> Iterator[Check]:
             same,
             f"vLLM {vllm.version} at {vllm.path}" + ("" if same else f"; arguments are checked as for {known}"),
             "nothing need be done; an argument that is new or gone is then told by vLLM alone",
-            bad=Health.WARN,
-        )
-
-
-def gpu_checks(patient: Patient) -> Iterator[Check]:
-    """Every GPU with its driver; a host without NVIDIA's driver is not ill."""
-    host = patient.host
-    if not host.gpus:
-        problem = host.gpu_problem or "no GPU was found"
-        yield judged(
-            "gpu",
-            host.gpu_problem is None or "no NVIDIA driver" in problem,
-            problem,
-            "look at nvidia-smi and dmesg on the host: driver and library must be of one version",
-        )
-        return
-    driver = f", driver {host.gpu_driver}" if host.gpu_driver else ""
-    driver += f" (CUDA {host.gpu_cuda})" if host.gpu_cuda else ""
-    for gpu in host.gpus:
-        free, total = gpu.memory_free / GIB, gpu.memory_total / GIB
-        yield well("gpu", f"GPU {gpu.index}: {gpu.name}, {free:.1f} of {total:.1f} GiB free{driver}")
-    for vllm in host.vllm:
-        yield from _driver(host, vllm)
-
-
-def _driver(host: HostView, vllm: InstalledVllm) -> Iterator[Check]:
-    """A wheel of a newer CUDA than the driver's. Only another major version counts: within one, older drivers serve.
-
-    Source: NVIDIA, CUDA Compatibility, "Minor Version Compatibility".
-    """
-    built = BUILT_FOR.search(vllm.version or "")
-    newest = (host.gpu_cuda or "").partition(".")[0]
-    if built and newest.isdigit() and int(newest) < int(built[1]):
-        yield judged(
-            "gpu",
-            good=False,
-            summary=f"vLLM {vllm.version} is built for CUDA {built[1]}.{built[2]}, the driver knows {host.gpu_cuda}",
-            remedy=f"a newer driver on the host, or a vLLM that is built for CUDA {newest}",
             bad=Health.WARN,
         )

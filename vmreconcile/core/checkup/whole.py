@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vmreconcile.core.checkup.engine import gpu_checks, vllm_checks
+from vmreconcile.core.checkup.engine import vllm_checks
+from vmreconcile.core.checkup.gpus import gpu_checks
 from vmreconcile.core.checkup.ground import ground_checks
 from vmreconcile.core.checkup.hub import hub_checks
 from vmreconcile.core.checkup.limits import limit_checks
