@@ -29,9 +29,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks" / "gpu"))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks" / "gpu")]
 
-from measure import make_model, refuse_if_busy, used  # noqa: E402 - the path comes first
+from measure import refuse_if_busy, used  # noqa: E402 - the path comes first
+
+from tests.lab.tiny_model import write_tokenizer  # noqa: E402
 
 GIB = 1 << 30
 PORTS = {"small": 18431, "large": 18432, "adapters": 18433}
@@ -59,7 +61,10 @@ class Proof:
         (self.folder / "inventory").mkdir(parents=True)
         (self.folder / "models.d").mkdir()
         for name, config in (("small", "qwen2.5-0.5b"), ("large", "qwen2.5-7b")):
-            make_model(self.folder / "checkpoints" / name, models[config])
+            checkpoint = self.folder / "checkpoints" / name
+            checkpoint.mkdir(parents=True)
+            (checkpoint / "config.json").write_text(json.dumps(models[config]))
+            write_tokenizer(checkpoint)
         variables = f"vllm_executable: {self.executable}, vllm_state_dir: {self.folder}/host, vllm_runtime: process"
         host = f"all:\n  hosts:\n    here: {{ansible_connection: local, {variables}}}\n"
         (self.folder / "inventory" / "hosts.yml").write_text(host)
@@ -88,6 +93,14 @@ class Proof:
             raise ProofError(f"vmreconcile {' '.join(words)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def quietly(self, *words: str) -> str:
+        """Run a command without noting it."""
+        noted = list(self.lines)
+        try:
+            return self.run(*words)
+        finally:
+            self.lines[:] = noted
+
     def plain(self, text: str) -> str:
         """Without the folder of this run, and without the lines that tell of waiting."""
         lines = [line for line in text.replace(str(self.folder), "/proof").splitlines() if " waits " not in line]
@@ -107,6 +120,7 @@ def main() -> int:
     options = read_options()
     refuse_if_busy()
     folder = Path(options.work or tempfile.mkdtemp(prefix="proof-"))
+    folder.chmod(0o700)
     executable, environ = vllm_of(options, folder)
     proof = Proof(folder=folder, executable=executable, environ=environ)
     failed = ""
@@ -180,10 +194,9 @@ def placed(proof: Proof) -> None:
     proof.says("## 2. Two servers share a GPU")
     proof.want("small", "small", needs="{kv_tokens: 100000}")
     proof.want("large", "large")
-    first = proof.run("plan")
+    proof.run("plan")
     if proof.document("plan") != proof.document("plan"):
         raise ProofError("two plans of one fleet differ")
-    del first
     proof.run("apply", "-y")
     proof.run("plan")
     rows = {row["server"]: row for row in proof.document("plan")["placements"]}
@@ -203,16 +216,17 @@ def mended(proof: Proof) -> None:
     proof.want("adapters", "large", more=ADAPTERS, needs="{kv_tokens: 20000}")
     proof.run("plan")
     proof.run("apply", "-y")
-    before = proof.document("status")["servers"]
-    if {row["server"]: row["phase"] for row in before}["adapters@here"] != "ready":
-        raise ProofError("the server with adapters is not ready")
-    log = proof.run("logs", "adapters@here", "-n", "2000")
-    proof.lines.pop(), proof.lines.pop()
-    failures = [
-        line for line in log.splitlines() if "Available KV cache memory" in line or "No available memory" in line
-    ]
-    proof.lines = proof.lines[: len(proof.lines)]
-    proof.lines += ["```", *[proof.plain(line) for line in failures], "```"]
+    phases = {row["server"]: row["phase"] for row in proof.document("status")["servers"]}
+    if phases["adapters@here"] != "ready":
+        raise ProofError(f"the server with adapters is not ready: {phases}")
+    log = proof.quietly("logs", "adapters@here", "-n", "2000")
+    telling = ("Available KV cache memory", "No available memory for the cache blocks", "KV cache is needed")
+    failures = [line for line in log.splitlines() if any(words in line for words in telling)]
+    proof.lines += ["", "Its log over both starts:", "```", *map(proof.plain, failures), "```"]
+    if len([line for line in failures if telling[0] in line]) < 2:
+        raise ProofError("its log shows no start that failed before the one that was ready")
+    if proof.document("plan")["summary"]["noop"] != 3:
+        raise ProofError("the mended server is not left alone by the next plan")
 
 
 def compared(proof: Proof) -> None:

@@ -65,7 +65,7 @@ SHAPE = Shape()
 def write_model(folder: Path) -> Path:
     """Write configuration, tokenizer and weights (about 1 MB) into `folder`; return it. Same bytes each time."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_tokenizer(folder)
+    write_tokenizer(folder)
     _write_json(folder / "config.json", _configuration())
     _write_json(folder / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 0})
     _write_tensors(folder / "model.safetensors", _weight_shapes(), spread=0.05)
@@ -162,7 +162,7 @@ def _write_tensors(path: Path, shapes: dict[str, tuple[int, ...]], *, spread: fl
     path.write_bytes(struct.pack("<Q", len(text)) + text + body.tobytes())
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path) -> None:
     """Write a byte-level tokenizer without merges: one token a byte, so any text goes through it."""
     tokens = [*SPECIAL, *_byte_letters()]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

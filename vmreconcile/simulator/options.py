@@ -40,6 +40,8 @@ class Options:
     pipeline_parallel: int
     data_parallel: int
     enable_lora: bool
+    adapter_ranks: int
+    """Ranks of all adapters that may be loaded at once, 0 without adapters."""
     adapters: tuple[tuple[str, str], ...]
     api_keys: frozenset[str]
     access_log: bool
@@ -108,6 +110,7 @@ def read_options(words: tuple[str, ...], environ: Mapping[str, str], catalogue: 
         pipeline_parallel=_int(values, "pipeline_parallel_size"),
         data_parallel=_int(values, "data_parallel_size"),
         enable_lora=bool(values.get("enable_lora")),
+        adapter_ranks=_adapter_ranks(values),
         adapters=_adapters(values),
         api_keys=frozenset(key for key in keys if key),
         access_log=not values.get("disable_uvicorn_access_log"),
@@ -148,3 +151,10 @@ def _adapters(values: Settings) -> tuple[tuple[str, str], ...]:
     value = values.get("lora_modules")
     items = value if isinstance(value, list) else []
     return tuple((str(item["name"]), str(item["path"])) for item in items if isinstance(item, dict))
+
+
+def _adapter_ranks(values: Settings) -> int:
+    """max_loras x max_lora_rank, with vLLM's defaults (0.32.0: 1 and 16)."""
+    counts = [values.get("max_loras"), values.get("max_lora_rank")]
+    loras, rank = (int(str(value)) if value else default for value, default in zip(counts, (1, 16), strict=True))
+    return loras * rank if values.get("enable_lora") else 0
