@@ -73,12 +73,7 @@ def test_the_proof_holds_on_a_pretended_gpu(tmp_path: Path) -> None:
     text = report.read_text() if report.exists() else ""
     assert not done.returncode, done.stdout + done.stderr + text
     assert "Traceback" not in text
-    for words in (
-        "GPU 0: NVIDIA H100",
-        "Two servers share a GPU",
-        UUID,
-        "second try, with gpu_memory_utilization",
-        "kv_tokens: predicted",
-    ):
+    telling = ("GPU 0: NVIDIA H100", UUID, "second try, with gpu_memory_utilization", "kv_tokens: predicted")
+    for words in telling:
         assert words in text, text
     assert "0.00 GiB held on all GPUs" in text
