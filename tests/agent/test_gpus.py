@@ -383,6 +383,13 @@ def test_any_message_is_read(text: str) -> None:
     nvidia_smi.parse(f"0, GPU-1, H100, 1, 1, 1, 5, Default, x, {text}, {text}", f"GPU-1, {text}, {text}")
 
 
+def test_an_error_of_an_instance_is_its_gpus() -> None:
+    """The driver then names the instance behind the place."""
+    told = "4,1,1,-;NVRM: Xid (PCI:0000:20:00 GPU-I:05 GPU-CI:00): 95, pid=7, name=x, Uncontained\n"
+    older = "4,2,2,-;NVRM: Xid (PCI:0000:20:00 GPU-I:05): 94, pid=7, Contained: CE User Channel (0x9)\n"
+    assert kernel_log.parse(told + older) == {(0, 0x20, 0): [95, 94]}
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [

@@ -26,14 +26,18 @@ def xids() -> dict[tuple[int, ...], list[int]]:
 
 
 def parse(text: str) -> dict[tuple[int, ...], list[int]]:
-    """Read messages such as '3,1,2,-;NVRM: Xid (PCI:0000:c1:00): 79, pid=1, GPU has fallen off the bus.'."""
+    """Read messages such as '3,1,2,-;NVRM: Xid (PCI:0000:c1:00): 79, pid=1, GPU has fallen off the bus.'.
+
+    Where an instance is to blame, it stands behind the place: 'PCI:0000:c1:00 GPU-I:05 GPU-CI:00' (NVIDIA,
+    open-gpu-kernel-modules, kernel_rc.c).
+    """
     found: dict[tuple[int, ...], list[int]] = {}
     for line in text.split("\n"):
         said = line.partition(";")[2]
         if not said.startswith(MARK):
             continue
         place, _, rest = said[len(MARK) :].partition("): ")
-        number, at = rest.partition(",")[0].strip(), place_of(place)
+        number, at = rest.partition(",")[0].strip(), place_of(place.partition(" ")[0])
         if not at or not (number.isdigit() and number.isascii() and len(number) < 6):
             continue
         numbers = found.setdefault(at, [])
