@@ -165,6 +165,32 @@ def test_split_without_instances(cards: Cards) -> None:
 
 
 @pretended
+def test_an_instance_that_goes_while_it_is_looked_at(cards: Cards) -> None:
+    """It alone is left out: neither its GPU nor the other instance."""
+    cards.are(SPLIT, f"gone {PART}")
+    found = cards.seen()
+    assert found["problem"] is None
+    assert [(row["uuid"], row["instance"]) for row in found["devices"][1:]] == [(SECOND, None), (OTHER_PART, 1)]
+
+
+@pretended
+def test_a_split_gpu_for_who_is_not_root(cards: Cards) -> None:
+    """The memory of the whole is not told; that of its instances is, and nothing is wrong."""
+    cards.are(SPLIT, "memory 1 denied")
+    view = cards.view()
+    assert view.gpu_problem is None
+    assert [gpu.memory_total for gpu in view.gpus] == [H100, 0, 10_468_982_784, 42_144_366_592]
+
+
+@pretended
+def test_a_driver_that_does_not_end_well(cards: Cards) -> None:
+    """What it told before counts."""
+    cards.are(TWO, "missing nvmlShutdown")
+    found = cards.seen()
+    assert (found["problem"], len(found["devices"])) == (None, 2)
+
+
+@pretended
 @pytest.mark.parametrize("word", ["lost", "falling", "unknown"])
 def test_a_lost_gpu_hides_no_other(cards: Cards, word: str) -> None:
     """It is named, with what the kernel says; whichever question it is that it no longer answers."""

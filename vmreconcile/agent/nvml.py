@@ -32,8 +32,16 @@ def fill(found: dict[str, Any], pynvml: Any) -> str | None:  # noqa: ANN401 - th
         found["devices"] = []
         return "NVML: {}".format(_words(pynvml, error))
     finally:
-        pynvml.nvmlShutdown()
+        _end(pynvml)
     return None
+
+
+def _end(pynvml: Any) -> None:  # noqa: ANN401 - the module itself
+    """What was told stays told, also if a driver in trouble does not end well."""
+    try:
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return
 
 
 class _Reader:
@@ -94,10 +102,20 @@ class _Reader:
         found = []
         for number in range(self._maybe("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
             part = self._maybe("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
-            if part is not None:  # numbers are not always without gaps
-                own = {**self._device(part), "split": False, "parent": gpu["uuid"], "instance": number}
-                found.append({**gpu, **own, "name": own["name"] or gpu["name"]})
+            own = None if part is None else self._instance(part)  # numbers are not always without gaps
+            if own is not None:
+                its = {"split": False, "parent": gpu["uuid"], "instance": number, "name": own["name"] or gpu["name"]}
+                found.append({**gpu, **own, **its})
         return found
+
+    def _instance(self, handle: Any) -> dict[str, Any] | None:  # noqa: ANN401 - a pointer of ctypes
+        """What is its own; None for one that was taken apart since its handle was given: that concerns no other."""
+        try:
+            return self._device(handle)
+        except (self.pynvml.NVMLError_GpuIsLost, self.pynvml.NVMLError_ResetRequired):
+            raise
+        except self.pynvml.NVMLError:
+            return None
 
     def _device(self, handle: Any) -> dict[str, Any]:  # noqa: ANN401 - a pointer of ctypes
         """What a GPU and an instance have alike. Without a UUID it is none that could be used: NVMLError."""

@@ -15,6 +15,8 @@ GPUS/faults has one line for each thing that goes wrong; GPUs are named by index
     reserved 0 500000000            bytes that the driver keeps
     lost 1                          no handle: the GPU is lost; `unknown 1`: no handle, for no known reason
     falling 1                       a handle, but every question about it: the GPU is lost
+    gone MIG-…                      a handle, but of nothing: an instance that was taken apart meanwhile
+    memory 1 denied                 no permission to see that of the whole, as of a split GPU for all but root
     processes denied                no permission to see them; `processes hidden`: seen, not how much they hold
     graphics too                    they are in the list of graphics programs as well
     missing nvmlDeviceGetMigMode    a function that this driver does not have

@@ -186,6 +186,8 @@ static int barred(const char *function, const gpu *one)
         return FUNCTION_NOT_FOUND;
     if (!initialized)
         return UNINITIALIZED;
+    if (one && fault("gone %s", one->uuid))
+        return INVALID_ARGUMENT;
     return one && fault("falling %d", one->index) ? GPU_IS_LOST : SUCCESS;
 }
 #define ASKED(one)                                    \
@@ -289,6 +291,8 @@ int nvmlDeviceGetMemoryInfo(const gpu *one, memory *found)
 {
     process rows[MOST];
     ASKED(one);
+    if (one->instance < 0 && fault("memory %d denied", one->index))
+        return NO_PERMISSION;
     const char *kept = one->instance < 0 ? fault("reserved %d", one->index) : NULL;
     found->total = one->total;
     found->used = kept ? strtoull(kept, NULL, 10) : 0;
