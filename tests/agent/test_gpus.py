@@ -323,6 +323,18 @@ def test_an_old_nvidia_smi(cards: Cards) -> None:
 
 
 @pretended
+def test_nvidia_smi_with_a_lost_gpu(cards: Cards) -> None:
+    """It fails, and tells of the others all the same; so do we, with its words."""
+    cards.are(TWO, "init driver")
+    lost = "Unable to determine the device handle for GPU1: 0000:20:00.0: GPU is lost.  Reboot the system"
+    script = SMI.format(f"echo '{lost}'\n{TOLD.replace(TOLD.splitlines()[2], '')}exit 15")
+    found = cards.seen(environ={"PATH": f"{cards.program(script)}:{os.environ['PATH']}"})
+    assert [row["uuid"] for row in found["devices"]] == [FIRST]
+    assert found["devices"][0]["compute_mode"] == "prohibited", "not asked for fewer fields"
+    assert found["problem"] == f"nvidia-smi: {lost}"
+
+
+@pretended
 def test_neither(cards: Cards, tmp_path: Path) -> None:
     """NVML's own words; without NVML, those of nvidia-smi or that it is not there."""
     cards.are(TWO, "init mismatch")

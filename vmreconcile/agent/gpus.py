@@ -30,7 +30,7 @@ def observe() -> dict[str, Any]:
         from .nvidia_smi import fill  # noqa: PLC0415 - only where NVML cannot be used
 
         problem = _through_smi(found, fill)
-        found["problem"] = None if problem is None else unusable or problem
+        found["problem"] = problem if found["devices"] else problem and (unusable or problem)
     _add_xids(found)
     return found
 

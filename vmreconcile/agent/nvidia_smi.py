@@ -21,16 +21,25 @@ TIMEOUT_S = 20.0
 
 
 def fill(found: dict[str, Any], run: Callable[[list[str], float], tuple[int, str]]) -> str | None:
-    """Fill `found`, running programs by `run`; return what went wrong. Raises what `run` raises."""
+    """Fill `found`, running programs by `run`; return what went wrong. Raises what `run` raises.
+
+    It fails where a GPU is lost, and may still tell of the others: then there are both devices and a problem.
+    """
     for fields in (FIELDS, BASIC):
         status, cards = run(_argv("--query-gpu=" + ",".join(fields)), TIMEOUT_S)
-        if not status:
+        if not status or parse(cards, "")[1]:
             break
     else:
-        return "nvidia-smi: " + (cards.strip().splitlines() or ["exit status {}".format(status)])[0][:200]
+        return _words(cards, status)
     held = run(_argv("--query-compute-apps=gpu_uuid,pid,used_memory"), TIMEOUT_S)[1]
     found["driver"], found["devices"] = parse(cards, held)
-    return None
+    return _words(cards, status) if status else None
+
+
+def _words(said: str, status: int) -> str:
+    """The first line that is about no GPU, else the exit status."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.partition(",")[0].isdigit()]
+    return "nvidia-smi: " + (lines or ["exit status {}".format(status)])[0][:200]
 
 
 def _argv(query: str) -> list[str]:
