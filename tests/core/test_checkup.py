@@ -192,6 +192,13 @@ def test_sound_gpus_have_one_line_each() -> None:
     ]
 
 
+def test_memory_that_is_not_told_is_not_told_as_none() -> None:
+    """The whole of a split GPU, by an agent that is not root."""
+    whole = replace(card(0), split=True, memory_total=0, memory_used=0, memory_free=0)
+    line, *_ = cards(whole)
+    assert line.summary == "GPU 0: NVIDIA H100 80GB HBM3, its memory is not told, driver 595.71 (CUDA 13.2)"
+
+
 def test_a_lost_gpu_fails_beside_the_sound() -> None:
     """Its line first; a host without a driver is not ill, one whose driver is broken is."""
     checks = cards(card(0), problem="GPU 1 does not answer: GPU is lost")

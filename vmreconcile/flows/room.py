@@ -54,7 +54,7 @@ def _short(server: ServerId, placed: Placed, run: Run, *, stopped: bool) -> tupl
 
 
 def _judged(server: ServerId, placed: Placed, host: HostView, run: Run, *, stopped: bool) -> tuple[Short, ...]:
-    problem = unreadable(host)
+    problem = unreadable(placed, host)
     if problem:
         return _unseen(server, problem, run)
     gone = missing(server, placed, host, STOPPED if stopped else "")

@@ -139,6 +139,21 @@ def test_unusable_gpus_are_passed_over() -> None:
     assert block(found).note == "GPU 1 is closed to programs (compute mode prohibited)"
 
 
+def test_gpus_that_tell_no_memory_or_nothing_at_all() -> None:
+    """Nothing is put there; who asks for one hears why, and so does who finds too few."""
+    split = replace(card(1), memory_total=0, memory_used=0, memory_free=0, split=True)
+    shared = replace(card(3), memory_total=0, memory_used=0, memory_free=0)
+    lost = "GPU 2 does not answer: GPU is lost"
+    view = replace(machine([card(0), split, shared]), gpu_problem=lost)
+    assert indices(placing([model("a")], view)) == {"a": [0]}
+    assert block(placing([model("a", gpus=(1,))], view)).note == "GPU 1 is split into instances (MIG)"
+    assert block(placing([model("a", gpus=(3,))], view)).note == "GPU 3 does not tell its memory"
+    assert block(placing([model("a", gpus=(2,))], view)).note == f"there is no GPU 2 here, only 0 ({lost})"
+    few = block(placing([group("a", 2)], view))
+    assert few.reason is Reason.TOO_FEW_GPUS
+    assert few.note.endswith(f"GPU 1: is split into instances (MIG); GPU 3: does not tell its memory; {lost}")
+
+
 def instance(number: int, size: float) -> Gpu:
     """A part of GPU 0."""
     whole = card(0)

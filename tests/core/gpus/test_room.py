@@ -117,7 +117,15 @@ def test_a_gpu_that_is_gone() -> None:
 
 def test_when_nothing_can_be_said() -> None:
     """No GPU at all, with the driver's reason; or no numbers."""
-    assert unreadable(host(gpu_problem="NVML: Driver/library version mismatch")).startswith("NVML")
-    assert unreadable(host()) == "no GPU is seen"
-    assert unreadable(host(gpu(0, 0, memory_total=0))) == "their memory is not told"
-    assert unreadable(host(gpu(0, 0))) == ""
+    assert unreadable(placed(40), host(gpu_problem="NVML: Driver/library version mismatch")).startswith("NVML")
+    assert unreadable(placed(40), host()) == "no GPU is seen"
+    assert unreadable(placed(40), host(gpu(0, 0, memory_total=0))) == "their memory is not told"
+    assert unreadable(placed(40), host(gpu(0, 0))) == ""
+
+
+def test_a_gpu_that_tells_nothing_blinds_nobody_to_the_others() -> None:
+    """The whole of a split GPU tells its memory to root only."""
+    seen = host(gpu(0, 0, memory_total=0, split=True), gpu(1, 30))
+    assert unreadable(placed(40, "GPU-1"), seen) == ""
+    (short,) = short_of(placed(40, "GPU-1"), seen)
+    assert short.gpu.index == 1

@@ -54,13 +54,18 @@ def gpu_checks(patient: Patient) -> Iterator[Check]:
     driver += f" (CUDA {host.gpu_cuda})" if host.gpu_cuda else ""
     others = ground_of(host, host.servers, ()).others
     for gpu in host.gpus:
-        free, total = gpu.memory_free / GIB, gpu.memory_total / GIB
-        yield well("gpu", f"{gpu.label}: {gpu.name}, {free:.1f} of {total:.1f} GiB free{driver}")
+        yield well("gpu", f"{gpu.label}: {gpu.name}, {_free(gpu)}{driver}")
         if not gpu.parent:  # an instance has its GPU's
             yield from _health(gpu, sum(each.parent == gpu.uuid for each in host.gpus))
         yield from _held(gpu, others.get(gpu.uuid, ()))
     for vllm in host.vllm:
         yield from _driver(host, vllm)
+
+
+def _free(gpu: Gpu) -> str:
+    if not gpu.memory_total:
+        return "its memory is not told"
+    return f"{gpu.memory_free / GIB:.1f} of {gpu.memory_total / GIB:.1f} GiB free"
 
 
 def _health(gpu: Gpu, instances: int) -> Iterator[Check]:

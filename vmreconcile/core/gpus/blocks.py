@@ -28,15 +28,14 @@ def listed_wrongly(tenant: Tenant, ground: Ground) -> Block | None:
     """Something is wrong with GPUs that were asked for one by one."""
     there = ", ".join(str(gpu.index) for gpu in ground.gpus.values() if not gpu.parent)
     for word in tenant.listed:
-        uuid = ground.named(word)
-        if uuid is None:
-            note = f"there is no GPU {word} here, only {there}"
+        gpu = ground.gpu(word)
+        if gpu is None:
+            note = f"there is no GPU {word} here, only {there}" + (f" ({ground.problem})" if ground.problem else "")
             return Block(reason=Reason.GPU_MISSING, note=note, remedy=f"change gpus ({_place(tenant)})")
-        gpu = ground.gpus[uuid]
         if flaw := flaw_of(gpu):
             remedy = f"give other GPUs, or leave gpus out ({_place(tenant)})"
             return Block(reason=Reason.GPU_UNUSABLE, note=f"{gpu.label} {flaw}", remedy=remedy)
-        if uuid in ground.cordoned:
+        if gpu.uuid in ground.cordoned:
             remedy = "take it out of vllm_cordoned_gpus, or give other GPUs"
             return Block(reason=Reason.CORDONED, note=f"{gpu.label} is cordoned", remedy=remedy)
         if gpu.parent and len(tenant.listed) > 1:

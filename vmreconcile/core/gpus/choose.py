@@ -87,7 +87,10 @@ def obstacles(tenant: Tenant, seats: Seats) -> list[str]:
     alike: dict[str, list[str]] = {}
     for uuid, gpu in seats.ground.gpus.items():
         alike.setdefault(_obstacle(tenant, uuid, seats), []).append(gpu.label)
-    return [f"{_joined(labels)}: {reason}" for reason, labels in alike.items()]
+    for gpu in seats.ground.silent:
+        alike.setdefault(flaw_of(gpu), []).append(gpu.label)
+    told = [f"{_joined(labels)}: {reason}" for reason, labels in alike.items()]
+    return [*told, *([seats.ground.problem] if seats.ground.problem else [])]
 
 
 def _joined(labels: Sequence[str]) -> str:

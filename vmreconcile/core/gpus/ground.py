@@ -41,6 +41,10 @@ class Ground:
     cards: Mapping[str, Card] = field(default_factory=dict)
     others: Mapping[str, tuple[Holder, ...]] = field(default_factory=dict)
     cordoned: frozenset[str] = frozenset()
+    silent: tuple[Gpu, ...] = ()
+    """GPUs whose memory is not told, as that of the whole of a split one is told to root only."""
+    problem: str = ""
+    """What is wrong with GPUs that are missing."""
 
     def held(self, uuid: str) -> int:
         """Bytes that others hold."""
@@ -53,6 +57,12 @@ class Ground:
     def named(self, word: str) -> str | None:
         """The UUID that a word means."""
         return named(word, self.gpus.values())
+
+    def gpu(self, word: str) -> Gpu | None:
+        """The GPU that a word means, also one whose memory is not told."""
+        everything = {gpu.uuid: gpu for gpu in (*self.gpus.values(), *self.silent)}
+        uuid = named(word, everything.values())
+        return everything[uuid] if uuid is not None else None
 
 
 def ground_of(host: HostView, ours: Collection[ObservedServer], cordoned: Iterable[str]) -> Ground:
@@ -75,6 +85,8 @@ def ground_of(host: HostView, ours: Collection[ObservedServer], cordoned: Iterab
             for uuid, gpu in gpus.items()
         },
         cordoned=frozenset(uuid for word in cordoned if (uuid := bare.named(word)) is not None),
+        silent=tuple(gpu for gpu in sorted(host.gpus, key=_order) if not gpu.memory_total),
+        problem=host.gpu_problem or "",
     )
 
 
@@ -120,7 +132,9 @@ def flaw_of(gpu: Gpu) -> str:
         return "is split into instances (MIG)"
     if gpu.compute_mode == PROHIBITED:
         return "is closed to programs (compute mode prohibited)"
-    return "has memory that could not be remapped" if gpu.remapping_failed else ""
+    if gpu.remapping_failed:
+        return "has memory that could not be remapped"
+    return "" if gpu.memory_total else "does not tell its memory"
 
 
 def is_suspect(gpu: Gpu) -> bool:

@@ -44,11 +44,12 @@ def short_of(placed: Placed, host: HostView) -> tuple[Short, ...]:
     return tuple(each for each in found if each.gpu.memory_free < each.needed)
 
 
-def unreadable(host: HostView) -> str:
-    """Why nothing can be said about the memory of a host's GPUs, "" where it can be read."""
+def unreadable(placed: Placed, host: HostView) -> str:
+    """Why nothing can be said about the memory of a server's GPUs, "" where it can be read."""
     if not host.gpus:
         return host.gpu_problem or "no GPU is seen"
-    return "" if all(gpu.memory_total for gpu in host.gpus) else "their memory is not told"
+    silent = any(gpu.uuid in placed.devices and not gpu.memory_total for gpu in host.gpus)
+    return "their memory is not told" if silent else ""
 
 
 def missing(server: ServerId, placed: Placed, host: HostView, stopped: str) -> Failure | None:
