@@ -148,9 +148,26 @@ def test_without_a_gpu_it_asks_for_one(desk: Desk, monkeypatch: pytest.MonkeyPat
     folder = put(desk, "qwen2.5-7b")
     monkeypatch.setenv("PATH", str(desk.folder / "bin"))
     assert "give one, as in --gpu-memory H100" in desk("fit", folder).err
-    desk.write("bin/nvidia-smi", "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559'\necho 'NVIDIA L4, 23034'\n")
+    gpus = ("NVIDIA H100 80GB HBM3, 81559, Disabled", "NVIDIA L4, 23034, [N/A]", "lost, [GPU is lost], [N/A]")
+    desk.write("bin/nvidia-smi", "#!/bin/sh\n" + "".join(f"echo '{gpu}'\n" for gpu in gpus))
     (desk.folder / "bin/nvidia-smi").chmod(0o755)
     assert desk("fit", folder, "--json").json["gpu"] == "NVIDIA L4"
+
+
+@pytest.mark.parametrize(
+    ("answers", "gpu"),
+    [
+        ("echo 'NVIDIA H100 80GB HBM3, 81559, Enabled'; echo 'NVIDIA H200, 143771, Disabled'", "NVIDIA H200"),
+        ("case $1 in *mig*) echo 'not a valid field'; exit 2;; *) echo 'NVIDIA L4, 23034';; esac", "NVIDIA L4"),
+    ],
+    ids=["one is split", "an old nvidia-smi"],
+)
+def test_this_machines_own_gpu(desk: Desk, monkeypatch: pytest.MonkeyPatch, answers: str, gpu: str) -> None:
+    """No program gets the whole of a split one; an old driver knows of no splitting."""
+    monkeypatch.setenv("PATH", f"{desk.folder}/bin:/usr/bin:/bin")
+    desk.write("bin/nvidia-smi", f"#!/bin/sh\n{answers}\n")
+    (desk.folder / "bin/nvidia-smi").chmod(0o755)
+    assert desk("fit", put(desk, "qwen2.5-7b"), "--json").json["gpu"] == gpu
 
 
 def test_a_desired_server_with_its_settings(desk: Desk) -> None:
