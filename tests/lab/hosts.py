@@ -184,7 +184,8 @@ class Lab:
         if done.returncode:
             raise LabError(f"{host.name}: {shlex.join(argv)} was not started: {done.stderr.strip()}")
         pid = int(done.stdout)
-        wait_until(lambda: not host.pids("setsid") & {pid}, 5, f"{argv[0]} to start on {host.name}")
+        started = f"{argv[0]} to start on {host.name}"
+        wait_until(lambda: pid in host.pids(argv[0]) - host.pids("setsid"), 15, started)  # in between it has no argv
         return pid
 
     @contextlib.contextmanager

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.system
 
 STATUS_KEYS = [
     "server", "host", "model", "phase", "pid", "port", "gpus", "gpu_memory_bytes", "started_at", "vllm_version",
-    "runtime", "drift",
+    "runtime", "memory", "drift",
 ]  # fmt: skip
 
 COMMENTED = f"""# The small one.

@@ -199,11 +199,11 @@ def core_limit(pid: int) -> str:
 
 BROKEN = """
 import sys
-import vmreconcile.flows.execute as execute
+import vmreconcile.flows.acting as acting
 from vmreconcile.cli.main import main
 def broken(server, steps, run, *more):
     raise RuntimeError(f"{[secret.reveal() for secret in run.secrets.values()]} {run.desired}")
-execute.send_steps = broken
+acting.send_steps = broken
 sys.exit(main(sys.argv[1:]))
 """
 
