@@ -202,6 +202,15 @@ def test_masks_take_anything(text: str) -> None:
     masks.mask_argv((text, "--api-key", text))
 
 
+@pytest.mark.parametrize("piece", ["hf_", "api_org_", "sk-", "://a:b"])
+def test_no_command_line_keeps_the_masks_busy(piece: str) -> None:
+    """Anybody on a host may start a program with 64 KiB of what almost is a token: it took minutes of each look."""
+    begun = time.process_time()
+    text = "x" + piece * (proc.CMDLINE_LIMIT // len(piece))
+    assert masks.mask_argv((text, f"{text} hf_{'a' * 34}")) == [text, f"{text} ***"]
+    assert time.process_time() - begun < 5
+
+
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [

@@ -93,31 +93,33 @@ def mask_text(text: str) -> str:
     The controller has the same rules (model/showing.py).
     """
     for prefix in (HUB, ORGANISATION, KEY):
-        at = text.find(prefix)
+        at, end = text.find(prefix), 0
         while at >= 0:
-            end = _run_of(text, at)
+            end = _run_of(text, max(at, end))  # a run is gone through once, however often the prefix is in it
             step = at + len(prefix)
             if _is_token(text, at, prefix, end):
                 text = text[:at] + STARS + text[end:]
-                step = at + len(STARS)
+                step = end = at + len(STARS)
             at = text.find(prefix, step)
     return _mask_urls(text) if "://" in text else text
 
 
 def _mask_urls(text: str) -> str:
     """Replace `user:password@` after `://`."""
-    at = text.find("://")
+    at, word_end = text.find("://"), 0
     while at >= 0:
         start = at + 3
-        sign = _password_end(text, start)
+        word_end = _reach(text, max(start, word_end), "")  # a word is gone through once, whatever is in it
+        sign = _password_end(text, start, word_end)
         if sign:
             text = text[:start] + STARS + text[sign:]
+            word_end += start + len(STARS) - sign
         at = text.find("://", start)
     return text
 
 
-def _password_end(text: str, start: int) -> int:
-    """Where the password of a URL that goes on at `start` ends, at its `@`; 0 where it has none.
+def _password_end(text: str, start: int, word_end: int) -> int:
+    """Where the password of a URL that goes on at `start`, in a word up to `word_end`, ends, at its `@`; 0 for none.
 
     A password that nobody escaped may hold what ends a host's name; behind a port, though, that is a path.
     """
@@ -128,7 +130,7 @@ def _password_end(text: str, start: int) -> int:
     user, colon, rest = text[start:end].partition(":")
     if not colon or "@" in user or "[" in user or not rest or (rest.isdigit() and len(rest) <= 5):
         return 0
-    return max(text.rfind("@", end, _reach(text, end, "")), 0)
+    return max(text.rfind("@", end, word_end), 0)
 
 
 def _reach(text: str, at: int, stops: str) -> int:
