@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,3 +277,13 @@ def test_wrong_requests_are_refused(agent: Agent) -> None:
     ):
         with pytest.raises(Refused, match="bad-request"):
             agent.ask("checkpoint", models=wrong)
+
+
+def test_names_full_of_numbers_are_told_one_by_one(agent: Agent, tmp_path: Path) -> None:
+    """A file whose names are nothing but numbers kept the agent busy for minutes, long after it was to give up."""
+    draw = random.Random(1)
+    names = sorted({".".join(str(draw.randrange(10)) for _ in range(100)) for _ in range(6_000)})
+    folder = fill(tmp_path / "m", x__safetensors=safetensors(dict.fromkeys(names, TENSOR)))
+    begun = time.monotonic()
+    assert [row[0] for row in asked(agent, folder)["tensors"]] == names
+    assert time.monotonic() - begun < 8

@@ -36,6 +36,7 @@ LONGEST_DTYPE = 16
 MOST_SIDES = 16
 LARGEST_SIDE = 1 << 53
 MOST_DIGITS = 6
+MOST_STARS = 8  # numbers in a name that may be told together; models have up to four
 
 
 def checkpoint(
@@ -215,7 +216,7 @@ def _pattern(name: str) -> tuple[str, Numbers]:
         if part.isdigit() and part.isascii() and len(part) <= MOST_DIGITS and str(int(part)) == part:
             numbers.append(int(part))
             parts[at] = "*"
-    return ".".join(parts), tuple(numbers)
+    return (".".join(parts), tuple(numbers)) if len(numbers) <= MOST_STARS else (name, ())
 
 
 def _boxes(rows: Sequence[Numbers]) -> list[list[list[list[int]]]]:
