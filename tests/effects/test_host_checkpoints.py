@@ -120,3 +120,9 @@ def test_no_more_than_any_model_has(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer_without_tensors_has_none() -> None:
     """Not an empty list of them."""
     assert told() is None
+
+
+def test_no_row_unfolds_into_gigabytes() -> None:
+    """A short row may stand for many names, and for names as long as any, but not for both."""
+    assert told(["x." * 200 + "*", "F32", [1], [[[[0, 999]]]]]) is not None
+    assert told(["x." * 200 + "*", "F32", [1], [[[[0, 199_999]]]]]) is None

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +35,11 @@ LONGEST_HEADER = 100_000_000
 """The safetensors format's own limit."""
 HEADERS_S = 60.0
 """For the headers of all files of a model, of which a large one has hundreds."""
+
+MOST_TENSORS = 200_000
+MOST_LETTERS = 1 << 24
+"""Of all names of a model's tensors together; those of 90,000 have half of it. More is not read: a line of an answer
+can stand for gigabytes of names."""
 
 MOST_SIDES = 16
 MOST_ELEMENTS = 1 << 53
@@ -122,7 +127,8 @@ def read_hub(question: Question, token: Secret | None, cache: Path) -> Checkpoin
     with suppress(Exception):  # another format, a damaged file, or a Hub that has become slow: config.json alone tells
         held = within(HEADERS_S, lambda: client.get_safetensors_metadata(question.model, revision=revision))
         rows = {name: row for _, file in sorted(held.files_metadata.items()) for name, row in file.tensors.items()}
-        tensors = tuple(stored_tensor(name, row.dtype, list(row.shape)) for name, row in sorted(rows.items()))
+        if _is_bearable(rows):
+            tensors = tuple(stored_tensor(name, row.dtype, list(row.shape)) for name, row in sorted(rows.items()))
     return Checkpoint(config=_object(Path(path)), tensors=tensors, source=f"{question.address}/{question.model}")
 
 
@@ -171,7 +177,12 @@ def _tensors(folder: Path) -> tuple[Tensor, ...] | None:
     if not paths or not all(_holds(path.is_file) for path in paths):
         return None
     found = {tensor.name: tensor for path in paths for tensor in _header(path)}
-    return tuple(found[name] for name in sorted(found)) or None
+    return tuple(found[name] for name in sorted(found)) or None if _is_bearable(found) else None
+
+
+def _is_bearable(names: Collection[str]) -> bool:
+    """Whether a model may have so many tensors."""
+    return len(names) <= MOST_TENSORS and sum(map(len, names)) <= MOST_LETTERS
 
 
 def _files(folder: Path) -> set[str]:

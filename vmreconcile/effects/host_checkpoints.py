@@ -7,11 +7,10 @@ import math
 from collections.abc import Iterator, Mapping
 from itertools import product
 
-from vmreconcile.effects.checkpoint import stored_tensor
+from vmreconcile.effects.checkpoint import MOST_LETTERS, MOST_TENSORS, stored_tensor
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.memory.stored import Checkpoint, Tensor
 
-MOST_TENSORS = 200_000
 LONGEST_CONFIG = 8 << 20
 """Letters of a config.json as JSON in ASCII; the agent takes files of 1 MiB."""
 
@@ -58,7 +57,7 @@ def expanded(rows: list[JsonValue]) -> tuple[Tensor, ...]:
         ValueError: a row has another form, a name comes twice, there are none, or far too many.
     """
     found: dict[str, Tensor] = {}
-    count = 0
+    count = letters = 0
     for row in rows:
         if not isinstance(row, list) or len(row) not in {3, 4}:
             raise ValueError("a row is a name, a dtype, a shape, and perhaps boxes")
@@ -66,8 +65,9 @@ def expanded(rows: list[JsonValue]) -> tuple[Tensor, ...]:
         if len(like.name) > LONGEST_NAME:
             raise ValueError("no name is so long")
         boxes = _boxes(row[3], like.name) if len(row) == 4 else [[]]
-        count += sum(math.prod(map(_size, box)) for box in boxes)
-        if count > MOST_TENSORS:
+        more = sum(math.prod(map(_size, box)) for box in boxes)
+        count, letters = count + more, letters + more * len(like.name)
+        if count > MOST_TENSORS or letters > MOST_LETTERS:
             raise ValueError("no model has so many tensors")
         names = [name for box in boxes for name in _names(like.name, box)] if len(row) == 4 else [like.name]
         found.update((name, Tensor(name=name, dtype=like.dtype, shape=like.shape)) for name in names)
