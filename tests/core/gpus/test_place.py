@@ -9,7 +9,7 @@ import pytest
 from tests.lab.gpu_views import card, indices, machine, model, numbers, placing, seen, stopped, uuids
 from vmreconcile.core.gpus.place import Placing
 from vmreconcile.model.desired import DesiredServer
-from vmreconcile.model.gpus import Gpu
+from vmreconcile.model.gpus import Gpu, Needs
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Orphan, Stranger
 from vmreconcile.model.plan import Block, Reason
@@ -246,3 +246,13 @@ def test_on_the_cpu_no_gpu_is_taken() -> None:
     """A server that says so leaves them to others."""
     found = placing([model("a", args={"device": "cpu"}), model("b")], machine(1))
     assert indices(found) == {"a": [], "b": [0]}
+
+
+@pytest.mark.parametrize("total", [1, -5, GIB // 2])
+def test_a_gpu_with_next_to_no_memory_ends_no_plan(total: int) -> None:
+    """A driver that is out of its mind, or a host that lies: nothing fits there, and the others are planned."""
+    servers = [model("a", needs=Needs(kv_tokens=1000)), model("b", gpus=(0,)), model("c", gpus=(0,))]
+    found = placing(servers, machine([card(0, total=total), card(1)]))
+    assert indices(found)["a"] == [1]
+    alone = placing([model("a"), model("b", needs=Needs(kv_tokens=1000))], machine([card(0, total=total)]))
+    assert ServerId.parse("b@h1") in alone.blocks

@@ -90,11 +90,12 @@ ODD: st.SearchStrategy[JsonValue] = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True),
     st.text(max_size=5),
     st.lists(st.integers(-3, 99), max_size=3),
-    st.sampled_from([0, 1, float("inf"), float("nan"), 1e-9]),
+    st.sampled_from([0, 1, float("inf"), float("nan"), 1e-9, 1e308, 10**400]),
     st.fixed_dictionaries(
         {
             "type": st.sampled_from(["yarn", "linear", "longrope", "new"]),
             "quant_method": st.sampled_from(["awq", "fp8", "mxfp4", "compressed-tensors", "new"]),
+            "original_max_position_embeddings": st.sampled_from([0, 4096, 10**400]),
             "factor": st.one_of(st.floats(), st.integers(), st.none()),
             "bits": st.one_of(st.floats(), st.integers()),
             "group_size": st.one_of(st.floats(), st.integers()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.vllm.memory.recorded import MODELS
@@ -144,3 +146,32 @@ def test_what_is_not_counted_is_named() -> None:
         "weights kept in the host's memory (cpu_offload_gb)",
         "LoRA adapters (enable_lora)",
     ]
+
+
+@pytest.mark.parametrize("kind", ["yarn", "longrope", "linear"])
+def test_a_length_without_end_is_none(kind: str) -> None:
+    """A number of thousands of digits, which no float holds, ended the plan of a whole fleet."""
+    rope: JsonValue = {"rope_type": kind, "factor": 4.0, "original_max_position_embeddings": 10**4000}
+    shape = read_shape(MODELS["qwen2.5-7b"] | {"rope_scaling": rope})
+    assert shape.context.rows < 1 << 40
+    predict(planned(shape, {}, Gpu(total=80 << 30), "0.22.1"))
+
+
+def test_long_lists_of_layers_are_gone_through_once() -> None:
+    """The largest config.json that is read is full of them: once a layer, that took minutes a model."""
+    many = {"num_hidden_layers": 2048, "num_experts": 8, "model_type": "qwen3_moe"}
+    begun = time.process_time()
+    shape = read_shape(MODELS["qwen2.5-7b"] | many | {"mlp_only_layers": [0] * 30_000, "moe_layers": [1, 2] * 30_000})
+    assert [at for at, layer in enumerate(shape.layers) if layer.experts] == [1, 2]
+    assert time.process_time() - begun < 3
+
+
+def test_a_config_full_of_strange_words_makes_few_doubts() -> None:
+    """They are read by a person; of what a stranger wrote only so much."""
+    strange: dict[str, JsonValue] = {f"ssm_{number}{'x' * 1000}": 1 for number in range(1000)}
+    kinds: JsonValue = [f"kind {number}{'x' * 1000}" for number in range(1000)]
+    shape = read_shape(MODELS["qwen2.5-7b"] | strange | {"layer_types": kinds})
+    assert 0 < len(" ".join(shape.doubts)) < 2000
+    with pytest.raises(UnknownShapeError) as refused:
+        read_shape({"model_type": "x" * 100_000})
+    assert len(str(refused.value)) < 300

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmreconcile.model.values import JsonValue
-from vmreconcile.vllm.memory.keys import LONGEST, Keys, positive
+from vmreconcile.vllm.memory.keys import LARGEST, LONGEST, Keys, positive
 
 WITHOUT_ANY = 2048
 """vllm/config/model.py: _get_and_verify_max_len (0.22.1), where no key says a length."""
@@ -59,4 +59,4 @@ def _rope(keys: Keys) -> Mapping[str, JsonValue]:
 
 
 def _whole(value: JsonValue) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < LARGEST else 0

@@ -90,7 +90,7 @@ def seen_gpu(name: str, total: int) -> Gpu:
     exact = [gpu for gpu in alike if _plain(gpu.name) == _plain(name)] or alike
     if exact:
         return Gpu(total=exact[0].cuda, name=name)
-    return Gpu(total=max(0, total - RESERVED), name=name, uncertainty=RESERVED_UNCERTAINTY)
+    return Gpu(total=max(1, total - RESERVED), name=name, uncertainty=RESERVED_UNCERTAINTY)  # a share is of something
 
 
 def _same_total(total: int) -> Gpu | None:

@@ -24,6 +24,9 @@ from vmreconcile.vllm.memory.quantisation import Quantisation, read_quantisation
 from vmreconcile.vllm.memory.shape import Attention, Experts, Latent, Layer, Shape, Traits
 
 MOST_LAYERS = 2048
+MOST_DOUBTS, LONGEST_WORD = 8, 64
+"""Doubts that are told, and letters of a name in them: a config.json may hold a megabyte of either."""
+
 STRANGE = (
     *("ssm_", "mamba", "linear_", "conv_", "state_size", "rwkv", "time_mix", "hybrid_override_pattern"),
     *("layers_block_type", "attn_layer_period", "block_configs", "num_kv_shared_layers", "compress_ratios"),
@@ -59,7 +62,9 @@ def read_shape(config: Mapping[str, JsonValue], *, itemsize: int = 2) -> Shape:
     needed = {HIDDEN[0]: hidden, LAYERS[0]: layers, HEADS[0]: heads, VOCABULARY[0]: vocabulary}
     missing = [name for name, value in needed.items() if not value]
     if not hidden or not layers or not heads or not vocabulary:
-        raise UnknownShapeError(f"config.json ({kind or 'no model_type'}) does not say {' and '.join(missing)}")
+        raise UnknownShapeError(
+            f"config.json ({kind[:LONGEST_WORD] or 'no model_type'}) does not say {' and '.join(missing)}"
+        )
     if layers > MOST_LAYERS:
         raise UnknownShapeError(f"config.json says {layers} layers")
     traits = _traits(keys, family)
@@ -101,8 +106,10 @@ def _quantisation(config: Mapping[str, JsonValue], text: Mapping[str, JsonValue]
 
 def _doubts(keys: Keys, kind: str) -> list[str]:
     """Why the text model may not be what its standard keys say."""
-    found = [f"it has {name}" for name in keys.names() if name.startswith(STRANGE) and keys.count(name) != 0]
-    found += [f"it has layers of the kind {one}" for one in sorted(set(keys.texts("layer_types")) - set(KINDS))]
+    strange = [name for name in keys.names() if name.startswith(STRANGE) and keys.count(name) != 0]
+    kinds = sorted(set(keys.texts("layer_types")) - set(KINDS))
+    found = [f"it has {name[:LONGEST_WORD]}" for name in strange[:MOST_DOUBTS]]
+    found += [f"it has layers of the kind {one[:LONGEST_WORD]}" for one in kinds[:MOST_DOUBTS]]
     if keys.flag("is_encoder_decoder"):
         found.append("it has an encoder")
     if kind not in FAMILIES and not keys.count(*INNER) and not keys.count("moe_intermediate_size"):
@@ -155,10 +162,10 @@ def _layers(keys: Keys, family: Family, attention: Attention, count: int) -> tup
         "chunk": replace(attention, chunk=chunk),
     }
     experts, dense = _experts(keys), _inner(keys, family)
-    sparse = [experts is not None and _is_sparse(keys, index) for index in range(count)]
+    sparse = _sparse(keys, count) if experts else frozenset[int]()
     return tuple(
-        Layer(attention=views[kind], inner=0 if mixed else dense, experts=experts if mixed else None)
-        for kind, mixed in zip(sight, sparse, strict=True)
+        Layer(attention=views[kind], experts=experts) if index in sparse else Layer(attention=views[kind], inner=dense)
+        for index, kind in enumerate(sight)
     )
 
 
@@ -213,19 +220,19 @@ def _experts(keys: Keys) -> Experts | None:
     )
 
 
-def _is_sparse(keys: Keys, index: int) -> bool:
-    """Whether a layer of a model with experts has them.
+def _sparse(keys: Keys, count: int) -> frozenset[int]:
+    """Which of the layers of a model with experts have them.
 
     DeepSeek: deepseek_v2.py: DeepseekV2DecoderLayer; Qwen: qwen2_moe.py: Qwen2MoeDecoderLayer; Llama 4:
     llama4.py: Llama4DecoderLayer, all in vllm/model_executor/models (0.22.1).
     """
-    if index in keys.counts("mlp_only_layers") or index < (keys.count("first_k_dense_replace") or 0):
-        return False
+    layers = set(range(count)).difference(keys.counts("mlp_only_layers"))
+    layers -= set(range(min(count, keys.count("first_k_dense_replace") or 0)))
     chosen = keys.counts("moe_layers")
     if chosen:
-        return index in chosen
-    step = keys.count("decoder_sparse_step", "interleave_moe_layer_step") or 1
-    return (index + 1) % step == 0 and index % (keys.count("moe_layer_freq") or 1) == 0
+        return frozenset(layers.intersection(chosen))
+    step, frequency = keys.count("decoder_sparse_step", "interleave_moe_layer_step") or 1, keys.count("moe_layer_freq")
+    return frozenset(index for index in layers if (index + 1) % step == 0 and index % (frequency or 1) == 0)
 
 
 def _positions(keys: Keys, family: Family) -> int:
