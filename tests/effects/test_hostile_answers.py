@@ -20,6 +20,7 @@ from vmreconcile.effects.ship import agent_archive
 from vmreconcile.errors import UnreachableError
 from vmreconcile.model.connection import Connection
 from vmreconcile.model.desired import DesiredFleet
+from vmreconcile.model.gpus import Figures
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView
 from vmreconcile.model.secret import Secret
@@ -178,3 +179,33 @@ def test_json_on_a_terminal(text: str, capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert json.loads(out) == {"what": f"é{text}"}
     assert out.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"beside": -(10**18), "kv_bytes": -1, "kv_tokens": -1},
+        {"beside": 2**63, "kv_bytes": 2**63, "kv_tokens": 2**63},
+        {"beside": "5", "kv_bytes": True, "kv_tokens": []},
+        {"beside": "HERE", "kv_bytes": "HERE", "kv_tokens": "HERE"},
+    ],
+)
+def test_a_measurement_that_no_gpu_can_have_counts_as_none(figures: dict[str, object]) -> None:
+    """A record that somebody edited, or a host that lies, decides about no server of any host."""
+    for length in (-4096, 2**63, "x"):
+        measured = {"key": "ab", "gpu": "H", "gpu_memory": 80 << 30, "max_model_len": length, "figures": figures}
+        (server,) = seen("NaN", servers=[{"slug": "m", "record": {"measured": measured}}]).servers
+        assert server.record is not None
+        assert server.record.measured is not None
+        assert server.record.measured.figures == Figures()
+        assert server.record.measured.max_model_len is None
+
+
+def test_what_was_predicted_may_leave_less_than_nothing() -> None:
+    """It is shown beside what was measured, and nothing is made of it."""
+    measured = {"key": "ab", "gpu_memory": 80 << 30, "figures": {"beside": 80 << 30}, "predicted": {"kv_bytes": -5}}
+    (server,) = seen("", servers=[{"slug": "m", "record": {"measured": measured}}]).servers
+    assert server.record is not None
+    assert server.record.measured is not None
+    assert server.record.measured.figures == Figures(beside=80 << 30)
+    assert server.record.measured.predicted == Figures(kv_bytes=-5)

@@ -28,6 +28,9 @@ from vmreconcile.model.observed import (
 from vmreconcile.model.values import JsonValue
 
 FORMAT = 1
+MOST_BYTES = MOST_TOKENS = 1 << 50
+"""No GPU has more memory, and no KV cache more tokens."""
+
 SLUG = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}(_[0-9]{1,4})?")
 
 
@@ -120,21 +123,30 @@ def _decided(facts: Facts) -> dict[str, JsonValue]:
 
 
 def _measured(facts: Facts) -> Measured:
+    """A measurement as a record has it; a figure that no start on such a GPU has is left out."""
+    memory = facts.integer("gpu_memory")
+    length = facts.maybe_integer("max_model_len")
     return Measured(
         key=facts.digits("key"),
         gpu=facts.text("gpu"),
-        gpu_memory=facts.integer("gpu_memory"),
+        gpu_memory=memory,
         vllm_version=facts.text("vllm_version"),
         utilization=facts.maybe_number("utilization") or 0.0,
-        max_model_len=facts.maybe_integer("max_model_len"),
-        figures=_figures(facts.part("figures")),
-        predicted=facts.one("predicted", _figures),
+        max_model_len=length if length and 0 < length < MOST_TOKENS else None,
+        figures=_figures(facts.part("figures"), least=0, most=memory),
+        predicted=facts.one("predicted", lambda part: _figures(part, least=-MOST_BYTES, most=MOST_BYTES)),
     )
 
 
-def _figures(facts: Facts) -> Figures:
-    names = ("weights", "beside", "graphs", "kv_bytes", "kv_tokens")
-    return Figures(**{name: facts.maybe_integer(name) for name in names})
+def _figures(facts: Facts, *, least: int, most: int) -> Figures:
+    """Figures within bounds in bytes; what is predicted may leave less than nothing for the KV cache."""
+
+    def within(name: str, low: int = least, high: int = most) -> int | None:
+        value = facts.maybe_integer(name)
+        return value if value is not None and low <= value <= high else None
+
+    sizes = {name: within(name) for name in ("weights", "beside", "graphs", "kv_bytes")}
+    return Figures(kv_tokens=within("kv_tokens", 0, MOST_TOKENS), **sizes)
 
 
 def _process(facts: Facts) -> Process:
