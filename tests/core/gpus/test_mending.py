@@ -142,3 +142,10 @@ def test_running_out_beside_the_cache_gives_some_back() -> None:
     assert only(mends(full, attempt(0.92))).settings == {"gpu_memory_utilization": 0.87}
     assert mends(full, attempt(0.92, least=knows(60.0, 9.5))).ways == ()
     assert mends(full, attempt(0.05)).ways == ()
+
+
+@pytest.mark.parametrize("lack", [Lack.NO_KV, Lack.KV_SMALL])
+def test_a_log_that_says_that_nothing_is_missing_is_not_followed(lack: Lack) -> None:
+    """Whatever printed it: more memory left than is needed would make the share smaller, or less than nothing."""
+    for left in (5.0, 1e12):
+        assert mends(lacking(lack, left=left, needed=1.0), attempt(least=knows(16.7, 1.0))).ways == ()

@@ -108,7 +108,7 @@ def mends(shortage: Shortage, attempt: Attempt) -> Mends:
 
 def _more(attempt: Attempt, left: int | None, needed: int) -> Mends:
     """A share with which the KV cache gets what it needs."""
-    if left is None:
+    if left is None or needed <= left:
         return Mends(against="its log does not tell how much is missing")
     missing = needed - left
     wanted = _up(attempt.share + (missing + MEASURED_AGAIN) / attempt.total)
