@@ -68,6 +68,28 @@ def test_what_was_decided_about_gpus_is_read_back() -> None:
         parse(json.dumps(document), "p.json")
 
 
+@pytest.mark.parametrize(
+    "edited",
+    [
+        {"settings": {"gpu_memory_utilization": "0.5"}},
+        {"settings": {"max_model_len": True}},
+        {"settings": {"api_key": ["x"]}},
+        {"least": {"beside": "5"}},
+        {"least": {"other": 5}},
+        {"requested": ["1.5"]},
+    ],
+)
+def test_a_decision_that_somebody_edited_is_refused(edited: dict[str, JsonValue]) -> None:
+    """Numbers are reckoned with where a start fails: text in their place would end an apply half way."""
+    there, _ = retuned()
+    (change,) = there.plan().pending
+    change = replace(change, placed=Placed(devices=("GPU-b",), visible=("1",), requested=(7,)))
+    document = json.loads(render(replace(there.plan(), changes=(change,)), there.desired, version="0", inventory="i"))
+    document["changes"][0]["placed"].update(edited)
+    with pytest.raises(UsageError, match="damaged"):
+        parse(json.dumps(document), "p.json")
+
+
 def test_the_file_is_for_scripts_too() -> None:
     """Versioned JSON with `plan --json` in it; pending changes only, with literal steps."""
     there = world(wanted("a@h1", port=8001), wanted("b@h1", port=8002, state=DesiredState.ABSENT))
@@ -99,6 +121,7 @@ def test_the_file_holds_no_secret() -> None:
         ("", "damaged"),
         ("name: chat\nport: 8001\n", "not a plan"),
         ('{"kind": ', "damaged"),
+        pytest.param('{"kind": ' + "[" * 100_000, "damaged", id="deep"),
         ("[]", "not a plan"),
         ('{"kind": "something"}', "not a plan"),
         ('{"kind": "vmreconcile-plan", "format_version": 2, "made_by": "vmreconcile 9"}', "vmreconcile 9"),

@@ -90,7 +90,7 @@ def parse(text: str, file: str) -> SavedPlan:
         changes = tuple(_change(item) for item in document["changes"])
         wanted = {ServerId.parse(item["server"]): str(item["wanted"]) for item in document["changes"] if item["wanted"]}
         return SavedPlan(changes=changes, wanted=wanted, inventory=str(document["inventory"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file} is damaged: {error}", remedy="make the plan again") from error
 
 
@@ -121,8 +121,16 @@ def _placed(value: JsonValue) -> Placed | None:
     requested = tuple(int(str(size)) for size in _list(data["requested"]))
     if requested and len(requested) != len(texts["devices"]):
         raise ValueError("a server's devices and its memory do not match")
-    least = None if data["least"] is None else Figures(**_object(data["least"]))  # type: ignore[arg-type]  # as written
-    return Placed(settings=_object(data["settings"]), requested=requested, least=least, **texts)
+    least = None if data["least"] is None else Figures(**_numbers(data["least"]))  # type: ignore[arg-type]  # as written
+    return Placed(settings=_numbers(data["settings"]), requested=requested, least=least, **texts)
+
+
+def _numbers(value: JsonValue) -> Json:
+    """An object of numbers and nulls: what a plan decides about memory is nothing else."""
+    found = _object(value)
+    if any(isinstance(each, bool) or not isinstance(each, int | float | None) for each in found.values()):
+        raise ValueError("what was decided about memory are numbers")
+    return found
 
 
 def _list(value: JsonValue) -> list[JsonValue]:
