@@ -23,8 +23,8 @@ FOUND = Measured(
     vllm_version="0.32.0",
     utilization=0.9,
     max_model_len=8192,
-    figures=Figures(weights=1 << 34, beside=3 << 33, kv_bytes=-5, kv_tokens=872_992),
-    predicted=Figures(weights=1 << 34, beside=3 << 33, graphs=0, kv_bytes=5, kv_tokens=870_100),
+    figures=Figures(weights=1 << 34, beside=3 << 33, kv_bytes=1 << 35, kv_tokens=872_992),
+    predicted=Figures(weights=1 << 34, beside=3 << 33, graphs=0, kv_bytes=-5, kv_tokens=870_100),
 )
 
 

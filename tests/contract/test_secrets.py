@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +96,15 @@ def test_no_text_is_masked_by_the_agent_alone(text: str) -> None:
 def test_names_are_judged_alike(name: str) -> None:
     """A variable's name is secret for both or for none."""
     assert is_secret_name(name) == bool(SECRET_NAME.search(name))
+
+
+@pytest.mark.parametrize("piece", ["://a:b", "@://a:b", "://:::::::", "hf_", "://a/"])
+def test_no_hosts_text_keeps_the_controller_busy(piece: str) -> None:
+    """A megabyte of addresses that almost have passwords, as a host may call a program or a unit: it took an hour."""
+    begun = time.process_time()
+    text = "x" + piece * (400_000 // len(piece))
+    assert masked(f"{text} ://me:{LETTERS}@") == f"{masked(text)} ://***@"
+    assert time.process_time() - begun < 5
 
 
 def test_evidence_from_a_log_is_masked() -> None:

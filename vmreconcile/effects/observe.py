@@ -28,6 +28,9 @@ from vmreconcile.model.observed import (
 from vmreconcile.model.values import JsonValue
 
 FORMAT = 1
+MOST_GPUS = 512
+"""Of one host, instances counted: sixteen split into seven each are 112. Who places servers compares them all."""
+
 MOST_BYTES = MOST_TOKENS = 1 << 50
 """No GPU has more memory, and no KV cache more tokens."""
 
@@ -65,7 +68,7 @@ def host_view(host: str, salt: str, answer: Mapping[str, JsonValue]) -> HostView
         ports=seen.many("ports", _port),
         vllm=seen.many("vllm", _vllm),
         architectures=dict(seen.many("architectures", lambda facts: (facts.text("slug"), facts.texts("names")))),
-        gpus=gpus.many("devices", _gpu),
+        gpus=gpus.many("devices", _gpu)[:MOST_GPUS],
         programs=_programs(gpus),
         gpu_problem=gpus.maybe_text("problem"),
         gpu_driver=gpus.word("driver") or None,

@@ -14,11 +14,15 @@ _MASKED = re.compile(
     r"(?:hf|api_org)_[A-Za-z0-9]{16}[A-Za-z0-9_-]*"
     r"|(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt])|(?<=[0-9;\[]m)|(?<=%[0-9A-Fa-f]{2}))(?:hf_|sk-)[A-Za-z0-9_-]{16,}"
     r"|\b(?:hf|api_org)_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{8,}"
-    r"|(?<=://)[^/?#\s\"']*:[^/?#\s\"']*(?=@)"
-    r"|(?<=://)[^/?#\s\"'@:\[]*:(?![0-9]{0,5}[/?#])[^\s\"']*(?=@)"
+)
+_PASSWORD = re.compile(
+    r"(?<=://)[^/?#\s\"':]*:[^/?#\s\"']*(?=@)|(?<=://)[^/?#\s\"'@:\[]*:(?![0-9]{0,5}[/?#])[^\s\"']*(?=@)"
 )
 """What is never shown: Hub tokens, also short ones, API keys, passwords in addresses (a slash in one too, unless it
 reads as a port and a path). Never less than what the agent masks on a host (docs/wire.md); a test compares both."""
+
+_WORD = re.compile(r"[^\s\"']+")
+"""What an address does not reach beyond."""
 
 _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 """ECMA-48: control sequences, operating system commands and two-letter escapes."""
@@ -41,7 +45,17 @@ def holds_token(text: str) -> bool:
 
 def masked(text: str) -> str:
     """`text` with `***` for everything that looks like a secret."""
-    return _MASKED.sub("***", text)
+    text = _MASKED.sub("***", text)
+    return _WORD.sub(_without_passwords, text) if "://" in text and "@" in text else text
+
+
+def _without_passwords(word: re.Match[str]) -> str:
+    """A word without the passwords of its addresses, which end at an `@`: behind its last one nothing is looked for.
+
+    So each address in a hostile text of a megabyte is gone through once.
+    """
+    before, sign, after = word[0].rpartition("@")
+    return _PASSWORD.sub("***", before + sign) + after
 
 
 def without_escapes(text: str) -> str:
