@@ -207,3 +207,16 @@ def test_a_hub_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: 
 def test_what_is_not_cached_is_none(tmp_path: Path, model: str) -> None:
     """Names that the Hub cannot have, too."""
     assert read_cached(model, "", tmp_path) is None
+
+
+@pytest.mark.parametrize("odd", ["_etag", "COMMIT"])
+@pytest.mark.parametrize("word", ["../../../../evil", "..", "a/../../../../evil"])
+def test_no_hub_writes_outside_its_cache(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, word: str
+) -> None:
+    """The client makes a path of the ETag as it comes: a hostile Hub could lay down any new file of this user."""
+    monkeypatch.setattr(f"tests.lab.hub.{odd}", word if odd == "COMMIT" else lambda _: word)
+    with pytest.raises(HubError, match="odd") as refused:
+        read_hub(Question(model="acme/open", endpoint=hub.url), TOKEN, tmp_path / "a" / "b" / "cache")
+    assert refused.value.verdict.access is Access.HUB_UNREACHABLE
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vmreconcile.effects.deadline import within
-from vmreconcile.effects.hub import OVERALL_S, TIMEOUT_S, hub_client, refused
+from vmreconcile.effects.hub import OVERALL_S, TIMEOUT_S, guard_cache, hub_client, refused
 from vmreconcile.errors import Diagnostic, InputError, Place
 from vmreconcile.model.access import Question, Verdict
 from vmreconcile.model.secret import Secret
@@ -108,6 +108,7 @@ def read_hub(question: Question, token: Secret | None, cache: Path) -> Checkpoin
     from huggingface_hub.errors import RemoteEntryNotFoundError  # noqa: PLC0415 - 60 ms
 
     client = hub_client(question.endpoint, token)
+    guard_cache()
     revision = question.revision or None
 
     def download() -> str:

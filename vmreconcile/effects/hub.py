@@ -5,12 +5,14 @@ Imports huggingface_hub only when something is asked. No message that leaves thi
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmreconcile.effects.deadline import within
 from vmreconcile.errors import VmreconcileError
@@ -19,9 +21,12 @@ from vmreconcile.model.secret import Secret
 from vmreconcile.model.showing import masked
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, HfFileMetadata
 
 TIMEOUT_S = 10.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What may become a file's name in the cache."""
+
 OVERALL_S = 20.0
 """For a whole question, however slowly its answer comes."""
 
@@ -159,6 +164,27 @@ def hub_client(endpoint: str, token: Secret | None) -> HfApi:
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its import reads HF_DEBUG; it tells what we tell
     return HfApi(endpoint=endpoint, token=token.reveal() if token else False, library_name="vmreconcile")
+
+
+@functools.cache
+def guard_cache() -> None:
+    """Let no answer lead out of the Hub's cache: its client makes paths of the ETag and the commit in it.
+
+    (huggingface_hub 2.4, file_download.py: blob_path.) Whoever answers could else write any new file of this user. The
+    program that fetches on hosts has the same guard.
+    """
+    from huggingface_hub import file_download  # noqa: PLC0415 - as above
+
+    ask_about = file_download.get_hf_file_metadata
+
+    def asked_about(*args: Any, **more: Any) -> HfFileMetadata:  # noqa: ANN401 - whatever the client passes
+        seen = ask_about(*args, **more)
+        for name, value in (("commit", seen.commit_hash), ("etag", seen.etag)):
+            if value is not None and not _NAME.fullmatch(value):
+                raise ValueError(f"the answer of the Hub has an odd {name}")
+        return seen
+
+    file_download.get_hf_file_metadata = asked_about
 
 
 def _response(error: Exception) -> object:
