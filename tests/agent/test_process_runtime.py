@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -283,3 +284,23 @@ def test_log(world: World) -> None:
     assert world.agent.close() == 0
     world.agents.clear()
     assert number == world.agent.number
+
+
+def test_a_strangers_command_line_does_not_hold_up_a_look(world: World) -> None:
+    """Who holds a wanted port, or memory of a GPU, is named, and may be called anything of any length."""
+    listen = f"import socket, time; s = socket.create_server(('127.0.0.1', {world.port})); time.sleep(60)"
+    argv = [sys.executable, "-c", listen, "x" + "hf_" * 20_000]
+    with subprocess.Popen(argv, start_new_session=True) as theirs:
+        try:
+            wait_until(lambda: _listens(world.port))
+            begun = time.monotonic()
+            (held,) = world.agent.observe(ports=[world.port])["ports"]
+            assert (held["pid"], held["what"].split()[1]) == (theirs.pid, "-c")
+            assert time.monotonic() - begun < 10
+        finally:
+            theirs.kill()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
