@@ -220,3 +220,10 @@ def test_no_hub_writes_outside_its_cache(
         read_hub(Question(model="acme/open", endpoint=hub.url), TOKEN, tmp_path / "a" / "b" / "cache")
     assert refused.value.verdict.access is Access.HUB_UNREACHABLE
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_config_of_too_many_levels_is_refused(tmp_path: Path) -> None:
+    """It could be read, and not be looked at."""
+    text = b'{"rope_scaling": {"rope_type": ' + b"[" * 60 + b"]" * 60 + b"}}"
+    with pytest.raises(InputError, match="levels"):
+        read_folder(fill(tmp_path / "m", {"config.json": text}))

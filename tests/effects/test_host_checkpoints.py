@@ -126,3 +126,11 @@ def test_no_row_unfolds_into_gigabytes() -> None:
     """A short row may stand for many names, and for names as long as any, but not for both."""
     assert told(["x." * 200 + "*", "F32", [1], [[[[0, 999]]]]]) is not None
     assert told(["x." * 200 + "*", "F32", [1], [[[[0, 199_999]]]]]) is None
+
+
+def test_no_config_is_deeper_than_anybody_can_look() -> None:
+    """One at the edge of the stack was believed, and ended the plan where it was looked at from further down."""
+    deep: JsonValue = {}
+    for _ in range(60):
+        deep = [deep]
+    assert read({"slug": "m", "config": {"rope_scaling": {"rope_type": deep}}}) == {}

@@ -36,6 +36,9 @@ LONGEST_HEADER = 100_000_000
 HEADERS_S = 60.0
 """For the headers of all files of a model, of which a large one has hundreds."""
 
+DEEPEST = 50
+"""Levels of a config.json, as for the agent."""
+
 MOST_TENSORS = 200_000
 MOST_LETTERS = 1 << 24
 """Of all names of a model's tensors together; those of 90,000 have half of it. More is not read: a line of an answer
@@ -148,6 +151,12 @@ def stored_tensor(name: object, dtype: object, shape: object) -> Tensor:
     return Tensor(name=name, dtype=dtype, shape=tuple(shape))
 
 
+def is_flat(value: JsonValue, levels: int = DEEPEST) -> bool:
+    """Whether JSON has so many levels at most: what can be read here may be too deep for who looks at it later."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(is_flat(each, levels - 1) for each in inner)
+
+
 def _object(path: Path) -> dict[str, JsonValue]:
     """A JSON object of moderate size."""
     try:
@@ -159,8 +168,13 @@ def _object(path: Path) -> dict[str, JsonValue]:
         raise _problem(path, "fit-bad-config", f"it cannot be read: {reason}", "mend its owner or mode") from None
     except (ValueError, RecursionError):
         raise _problem(path, "fit-bad-config", "it is no JSON", "fetch it again") from None
-    if not isinstance(content, dict):
-        raise _problem(path, "fit-bad-config", "it holds no object", "is it a config.json of Transformers?")
+    if not isinstance(content, dict) or not is_flat(content):
+        raise _problem(
+            path,
+            "fit-bad-config",
+            "it holds no object, or one of far too many levels",
+            "is it a config.json of Transformers?",
+        )
     return content
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from itertools import product
 
-from vmreconcile.effects.checkpoint import MOST_LETTERS, MOST_TENSORS, stored_tensor
+from vmreconcile.effects.checkpoint import MOST_LETTERS, MOST_TENSORS, is_flat, stored_tensor
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.memory.stored import Checkpoint, Tensor
 
@@ -35,10 +35,7 @@ def host_checkpoints(answer: Mapping[str, JsonValue], sources: Mapping[str, str]
 
 
 def _is_bearable(config: dict[str, JsonValue]) -> bool:
-    try:
-        return len(json.dumps(config)) <= LONGEST_CONFIG
-    except RecursionError:
-        return False
+    return is_flat(config) and len(json.dumps(config)) <= LONGEST_CONFIG
 
 
 def _tensors(row: JsonValue) -> tuple[Tensor, ...] | None:
