@@ -125,3 +125,15 @@ def test_each_conflict_of_a_bad_fleet_is_told(desk: Desk) -> None:
     assert "it needs" in text
     assert "no room for 8 GPUs. GPU 0: 79.2 GiB, 71.3 asked for; a takes 47.5 GiB" in text
     assert "Traceback" not in text
+
+
+def test_a_plan_file_that_prunes_may_use_what_it_frees(desk: Desk) -> None:
+    """The GPU of a server that no file wants any more goes to another one, also when the plan is carried out later."""
+    desk.hosts = {name: FakeHost(name, gpus=1) for name in desk.hosts}
+    desk.write("models.d/a.yaml", model_file("a", "qwen2.5-7b", 8001, ", gpu_memory_utilization: 0.9"))
+    assert desk("apply", "-y").code == 0
+    (desk.folder / "models.d" / "a.yaml").unlink()
+    desk.write("models.d/b.yaml", model_file("b", "qwen2.5-7b", 8002, ", gpu_memory_utilization: 0.9"))
+    assert desk("plan", "--prune", "-o", "p.json").code == 0
+    said = desk("apply", "p.json", "-y", "--json")
+    assert (said.code, said.json["changed"]) == (0, 4), said.err

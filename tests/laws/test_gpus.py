@@ -8,21 +8,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.lab.gpu_views import card, files_of, machine, model, seen, uuids
+from tests.lab.gpu_views import card, files_of, machine, model, seen, stopped, uuids
 from vmreconcile.core.gpus.ground import flaw_of
 from vmreconcile.core.gpus.knowledge import Lore
-from vmreconcile.core.gpus.place import Placing
+from vmreconcile.core.gpus.place import Fixed, Placing
 from vmreconcile.core.placing import placing_of
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.gpus import Gpu, Needs
 from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.vllm.memory.gpus import seen_gpu
 from vmreconcile.vllm.memory.predict import CONTEXT
+from vmreconcile.vllm.memory.sizes import GIB
 
 pytestmark = pytest.mark.slow
 LAWS = settings(max_examples=200, deadline=None)
 NAMES = ("a", "b", "c", "d", "e", "f")
 STRANGER = 4711
+SILENT = {"memory_total": 0, "memory_used": 0, "memory_free": 0, "processes": ()}
+"""A GPU that does not tell its memory."""
+GIVEN_KV = {"gpu_memory_utilization": 0.2, "kv_cache_memory_bytes": 30 * GIB}
+"""A server that takes more than its utilization says."""
 
 
 @st.composite
@@ -33,7 +38,7 @@ def cards(draw: st.DrawFn) -> list[Gpu]:
     for index in range(count):
         held = draw(st.sampled_from((0.0, 0.0, 0.0, 0.3, 20.0, 70.0)))
         gpu = card(index, held={STRANGER: held} if held else {})
-        flaw = draw(st.sampled_from(({}, {}, {}, {}, {"split": True}, {"compute_mode": "prohibited"})))
+        flaw = draw(st.sampled_from(({}, {}, {}, {}, {"split": True}, {"compute_mode": "prohibited"}, SILENT)))
         found.append(replace(gpu, **flaw))
     return found
 
@@ -44,7 +49,7 @@ def wishes(draw: st.DrawFn) -> list[DesiredServer]:
     servers = []
     for name in draw(st.lists(st.sampled_from(NAMES), unique=True, min_size=1, max_size=6)):
         args: dict[str, object] = {"max_model_len": 4096, "enforce_eager": True}
-        args |= draw(st.sampled_from(({}, {"gpu_memory_utilization": 0.4}, {"tensor_parallel_size": 2})))
+        args |= draw(st.sampled_from(({}, {"gpu_memory_utilization": 0.4}, {"tensor_parallel_size": 2}, GIVEN_KV)))
         gpus = draw(st.sampled_from(("auto", "auto", "auto", (0,), 2)))
         needs = draw(st.sampled_from((Needs(), Needs(), Needs(kv_tokens=50_000), Needs(concurrency=4))))
         config = draw(st.sampled_from(("qwen2.5-0.5b", "qwen2.5-7b", "llama-3.1-8b")))
@@ -106,6 +111,9 @@ def test_everybody_is_placed_or_told_why(gpus: list[Gpu], servers: list[DesiredS
         count = len(server.gpus) if isinstance(server.gpus, tuple) else server.gpus
         ways = server.settings.get("tensor_parallel_size")
         expected = count if isinstance(count, int) else (ways.value if ways else 1)
+        if not any(gpu.memory_total for gpu in gpus):  # left to vLLM
+            assert not placed.devices
+            continue
         assert len(set(placed.devices)) == expected
         assert not [uuid for uuid in placed.devices if flaw_of(by_uuid[uuid])]
         assert placed.reasons
@@ -169,3 +177,78 @@ def test_who_comes_later_moves_nobody(servers: list[DesiredServer]) -> None:
         if server.id not in found.blocks:
             assert again.placed[server.id].devices == found.placed[server.id].devices
     assert uuids(0)[0] == host.gpus[0].uuid
+
+
+@LAWS
+@given(
+    gpus=cards(),
+    servers=wishes(),
+    come=st.lists(st.tuples(st.integers(0, 7), st.sampled_from((2.0, 20.0, 70.0))), max_size=3),
+    cordon=st.sampled_from(((), ("0",), ("1", "2"))),
+)
+def test_strangers_and_cordons_move_nobody(
+    gpus: list[Gpu], servers: list[DesiredServer], come: list[tuple[int, float]], cordon: tuple[str, ...]
+) -> None:
+    """Whoever takes memory beside those that run: they have theirs."""
+    host = machine(gpus)
+    found = placing_of(servers, host, lore(servers))
+    there = started(servers, host, found)
+    runs = [replace(server, cordoned_gpus=cordon) for server in servers if server.id not in found.blocks]
+    crowded = list(there.gpus)
+    for pid, (at, size) in enumerate(come, start=9000):
+        if at < len(crowded) and crowded[at].memory_total:
+            crowded[at] = _with(crowded[at], pid, int(size * GIB))
+    again = placing_of(runs, replace(there, gpus=tuple(crowded)), lore(servers))
+    assert not again.blocks
+    for server in runs:
+        assert _decided(again, server) == _decided(found, server)
+
+
+@LAWS
+@given(gpus=cards(), servers=wishes(), down=st.sets(st.sampled_from(NAMES)))
+def test_who_crashed_comes_back_and_disturbs_nobody(
+    gpus: list[Gpu], servers: list[DesiredServer], down: set[str]
+) -> None:
+    """On the same GPUs, whoever was taken out of the files since; those that run keep their numbers."""
+    host = machine(gpus)
+    found = placing_of(servers, host, lore(servers))
+    there = started(servers, host, found)
+    runs = [server for server in servers if server.id not in found.blocks]
+    crashed = {each.process.pid for each in there.servers if each.process and each.slug in down}
+    left = there.gpus
+    for pid in crashed:
+        left = tuple(_without(gpu, pid) for gpu in left)
+    seen_now = tuple(stopped(each) if each.slug in down else each for each in there.servers)
+    again = placing_of(runs, replace(there, gpus=left, servers=seen_now), lore(servers))
+    assert not again.blocks
+    for server in runs:
+        assert again.placed[server.id].devices == found.placed[server.id].devices
+        if server.id.slug not in down:
+            assert _decided(again, server) == _decided(found, server)
+
+
+@LAWS
+@given(gpus=cards(), servers=wishes(), gone=st.sets(st.sampled_from(NAMES)), pruned=st.booleans())
+def test_who_goes_moves_nobody(gpus: list[Gpu], servers: list[DesiredServer], gone: set[str], *, pruned: bool) -> None:
+    """Servers that no file wants any more, left or taken down by this plan."""
+    host = machine(gpus)
+    found = placing_of(servers, host, lore(servers))
+    there = started(servers, host, found)
+    runs = [server for server in servers if server.id not in found.blocks and server.id.slug not in gone]
+    leaving = tuple(each for each in there.servers if each.slug in gone) if pruned else ()
+    again = placing_of(runs, there, lore(servers), Fixed(leaving=leaving))
+    assert not again.blocks
+    for server in runs:
+        assert _decided(again, server) == _decided(found, server)
+
+
+def _decided(found: Placing, server: DesiredServer) -> tuple[object, ...]:
+    placed = found.placed[server.id]
+    return placed.devices, placed.visible, placed.settings
+
+
+def _with(gpu: Gpu, pid: int, size: int) -> Gpu:
+    """A GPU of which one more process has taken memory."""
+    rows = (*gpu.processes, (pid, size))
+    used = sum(each or 0 for _, each in rows)
+    return replace(gpu, processes=rows, memory_used=used, memory_free=max(0, gpu.memory_total - used))

@@ -23,7 +23,7 @@ from vmreconcile.flows.inputs import Inputs
 from vmreconcile.flows.prepare import Prepared, prepared
 from vmreconcile.flows.reconcile import Scope, checked, inventory_digest, observe_and_plan, reconcile, within
 from vmreconcile.model.outcome import Outcome
-from vmreconcile.model.plan import Plan
+from vmreconcile.model.plan import Action, Plan, Reason
 
 if TYPE_CHECKING:
     import argparse
@@ -67,7 +67,16 @@ def apply(arguments: argparse.Namespace) -> int:
             remedy="look whether the right folder was read; to remove a model's servers, give it state: absent",
         )
     with prepared(inputs, reach_of(arguments)) as ready:
-        return carry_out(arguments, ready, Scope(prune=arguments.prune), Agreement(arguments, ready))
+        scope = Scope(prune=arguments.prune or _prunes(arguments))
+        return carry_out(arguments, ready, scope, Agreement(arguments, ready))
+
+
+def _prunes(arguments: argparse.Namespace) -> bool:
+    """Whether a plan file removes what no file wants: what is compared with it must reckon with that, too."""
+    if arguments.planfile is None:
+        return False
+    saved = parse(read_text(arguments.planfile), str(arguments.planfile))
+    return any(each.action is Action.REMOVE and each.reason is Reason.UNCLAIMED for each in saved.changes)
 
 
 def _removes_all(arguments: argparse.Namespace, inputs: Inputs) -> bool:

@@ -171,7 +171,9 @@ def _gpus(subject: Subject, process: Process) -> tuple[Field, ...]:
         return ()
     if not host.gpus and host.gpu_problem is None:
         return ()  # nobody asked for the GPUs this time
-    before = {named(word, host.gpus) or word for word in words} or _held(process, host)
+    before, held = {named(word, host.gpus) or word for word in words}, _held(process, host)
+    if not held <= before:  # an index means another GPU since one fell out, or where CUDA counts in its own order
+        before = held
     after = {named(word, host.gpus) or word for word in visible}
     if before == after or (not words and before <= after):
         return ()

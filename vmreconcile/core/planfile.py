@@ -176,6 +176,8 @@ def _confirmed(change: Change, now: Change | None, planned: str | None, wanted: 
     moved = sorted(name for name in change.digest if seen.get(name) != change.digest[name])
     if planned != wanted:
         moved.append("what the files ask for")
+    if now is not None and change.pending and change.placed and change.placed.devices != _devices(now):
+        moved.append("the GPUs that it would get")
     refused = replace(change, action=Action.BLOCKED, disruptive=False, early=False, stops=(), steps=())
     if moved:
         note = f"changed since the plan was made: {', '.join(moved)}"
@@ -183,3 +185,7 @@ def _confirmed(change: Change, now: Change | None, planned: str | None, wanted: 
     if now is not None and now.action is Action.BLOCKED:
         return replace(refused, reason=now.reason, note=now.note, remedy=now.remedy)
     return change
+
+
+def _devices(change: Change) -> tuple[str, ...]:
+    return change.placed.devices if change.placed else ()

@@ -127,7 +127,12 @@ def _fixed(wanted: list[DesiredServer], host: HostView, options: Options, *, pru
         or cordoned(server) is not None
         or not (options.actions is None or Action.RETUNE in options.actions)
     }
-    return Fixed(leaving=tuple(leaving), still=frozenset(still))
+    barred = {
+        server.id
+        for server in wanted
+        if host.server(server.id.slug).process is None and (server.id in options.refused or cordoned(server))
+    }
+    return Fixed(leaving=tuple(leaving), still=frozenset(still), barred=frozenset(barred))
 
 
 def _leaves_for_good(

@@ -10,7 +10,7 @@ from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.effects.session import AgentError
 from vmreconcile.flows.mending import Again, second_try
 from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
-from vmreconcile.flows.room import wait_for_room
+from vmreconcile.flows.room import see_devices, wait_for_room
 from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
 from vmreconcile.model.outcome import Failure, Result, Status
 from vmreconcile.model.plan import Action, Change, Reason
@@ -112,6 +112,8 @@ def _send(change: Change, run: Run) -> None:
     stops, expected = ((), Expected(None)) if change.early else (change.stops, planned_for(change))
     placed = change.placed
     if placed is not None and any(placed.requested) and starts(change):
+        if stops and change.disruptive:
+            see_devices(change.server, placed, run)
         send_steps(change.server, stops, run, expected)
         wait_for_room(change.server, placed, run, stopped=bool(change.stops) and change.disruptive)
         stops, expected = (), Expected(None) if change.stops else expected

@@ -20,6 +20,22 @@ LONGEST_WAIT_S = 30.0
 STOPPED = "; what ran before was stopped for this, and stays stopped"
 
 
+def see_devices(server: ServerId, placed: Placed, run: Run) -> None:
+    """See that the GPUs are there before what runs is stopped for them; nothing where that cannot be seen.
+
+    Raises:
+        NotReady: one is not there any more.
+        UnreachableError: the host was lost.
+    """
+    try:
+        host = run.fleet.observe_gpus(server.host)
+    except AgentError:
+        return
+    gone = None if unreadable(placed, host) else missing(server, placed, host, "; what runs was left as it is")
+    if gone is not None:
+        raise NotReady(gone)
+
+
 def wait_for_room(server: ServerId, placed: Placed, run: Run, *, stopped: bool) -> None:
     """Wait until each GPU of a server has the bytes free that its start takes, `LONGEST_WAIT_S` at most.
 

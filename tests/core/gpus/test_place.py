@@ -256,3 +256,65 @@ def test_a_gpu_with_next_to_no_memory_ends_no_plan(total: int) -> None:
     assert indices(found)["a"] == [1]
     alone = placing([model("a"), model("b", needs=Needs(kv_tokens=1000))], machine([card(0, total=total)]))
     assert ServerId.parse("b@h1") in alone.blocks
+
+
+def test_a_server_that_is_starting_is_not_moved() -> None:
+    """One that was told no GPUs holds memory of the first of its GPUs only, for a moment."""
+    for first, expected in ((0, [0, 1]), (2, [2, 0])):
+        gpus = [card(index, held={100: 1.0} if index == first else {}) for index in range(4)]
+        found = placing([group("a", 2)], machine(gpus, seen("a", 100, "--tensor-parallel-size 2")))
+        assert indices(found) == {"a": expected}
+
+
+def test_with_ray_nothing_is_told() -> None:
+    """Neither to one that is started nor to one that runs: its workers may be elsewhere."""
+    args: dict[str, object] = {"distributed_executor_backend": "ray", "tensor_parallel_size": 2}
+    words = "--distributed-executor-backend ray --tensor-parallel-size 2"
+    gpus = [card(0, held={100: 70.0}), card(1, held={100: 70.0}), card(2)]
+    for host in (machine(gpus, seen("a", 100, words)), machine(3)):
+        (placed,) = placing([model("a", args=args)], host).placed.values()
+        assert placed.visible == ()
+
+
+def test_a_small_gpu_that_is_free_is_taken() -> None:
+    """What CUDA's context takes is estimated for large ones, and vLLM's default need not leave as much."""
+    for size in (4.75, 6.0, 8.0):
+        gpus = [card(0, total=int(size * GIB))]
+        args = {"max_model_len": 1024, "enforce_eager": True, "max_num_seqs": 8}
+        for known in (False, True):
+            found = placing([model("a", "qwen2.5-0.5b", args=args)], machine(gpus), files=known)
+            assert (indices(found), numbers(found), found.blocks) == ({"a": [0]}, {"a": None}, {})
+
+
+def test_an_env_that_hides_the_gpus_stands() -> None:
+    """Nothing is said over it, and no GPU is kept."""
+    for word in ("", "GPU-that-is-not-there", "-1"):
+        (placed,) = placing([model("a", env={"CUDA_VISIBLE_DEVICES": word})], machine(2)).placed.values()
+        assert (placed.devices, placed.visible) == ((), ())
+
+
+def test_odd_facts_are_survived() -> None:
+    """No UUID, twice the same one, no name, sizes below zero: such GPUs are left out, the others are used."""
+    odd = [
+        replace(card(0), uuid=""),
+        replace(card(1), memory_total=-5, memory_free=-5),
+        replace(card(2), memory_total=1),
+        replace(card(3), name="", processes=((0, -4 * GIB), (-1, None)), memory_used=-GIB),
+        card(4),
+        replace(card(5), uuid=card(4).uuid),
+    ]
+    for version in ("0.32.0", "", "dev"):
+        found = placing([model(name) for name in "abc"], machine(odd, version=version))
+        assert {device for placed in found.placed.values() for device in placed.devices} == set(uuids(3, 4))
+    found = placing([model(name) for name in "ab"], machine(odd[:3]), files=False)
+    assert {placed.visible for placed in found.placed.values()} == {()}
+
+
+def test_an_instance_each_and_a_reason_for_one_too_many() -> None:
+    """Seven instances of a split GPU."""
+    whole = replace(card(0), split=True)
+    part = card(0, total=int(9.75 * GIB))
+    parts = [replace(part, uuid=f"MIG-{at}", parent=whole.uuid, instance=at) for at in range(7)]
+    found = placing([model(f"m{at}", "qwen2.5-0.5b") for at in range(8)], machine([whole, *parts]), files=False)
+    assert [placed.devices for _, placed in sorted(found.placed.items())] == [*((f"MIG-{at}",) for at in range(7)), ()]
+    assert block(found, "m7@h1").reason is Reason.MEMORY_UNKNOWN

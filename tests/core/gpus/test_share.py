@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from tests.lab.gpu_views import card, indices, machine, model, numbers, placing, seen, uuids
+from tests.lab.gpu_views import H100, card, indices, machine, model, numbers, placing, seen, uuids
 from vmreconcile.core.gpus.demand import Demand, demand_of
-from vmreconcile.core.gpus.knowledge import Lore
+from vmreconcile.core.gpus.keys import memory_key
+from vmreconcile.core.gpus.knowledge import Lore, lore_of
 from vmreconcile.core.placing import placing_of
+from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.gpus import Figures, Measured, Needs
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import EnvFile
+from vmreconcile.model.observed import EnvFile, FleetView, Record
 from vmreconcile.model.plan import Reason
-from vmreconcile.vllm.memory.gpus import gpu_of
+from vmreconcile.vllm.memory.gpus import gpu_of, seen_gpu
 from vmreconcile.vllm.memory.predict import CONTEXT
 from vmreconcile.vllm.memory.sizes import GIB
 from vmreconcile.vllm.memory.stored import Checkpoint
@@ -245,3 +247,59 @@ def test_a_record_without_a_process_decides_nothing() -> None:
     there = running("a", 10, 0.48)
     gone = replace(there, process=None, env_file=EnvFile(path="", mode=0o600, uid=0))  # type: ignore[type-var]
     assert numbers(placing([model("a", args=SMALL)], machine(1, gone))) == {"a": None}  # type: ignore[arg-type]
+
+
+def test_a_given_kv_cache_is_taken_whatever_was_written_or_measured() -> None:
+    """The utilization then only says how much must be free at first; what is taken is not to be had by others."""
+    given = {"max_model_len": 4096, "kv_cache_memory_bytes": 40 * GIB}
+    written = model("a", args={**given, "gpu_memory_utilization": 0.3})
+    other = model("b", args={"max_model_len": 4096}, needs=Needs(kv_tokens=500_000))
+    found = placing([written, other], machine(1))
+    assert set(found.blocks) == {other.id}
+    small = model("b", "qwen2.5-0.5b", args={"max_model_len": 4096}, needs=Needs(kv_tokens=8192))
+    found = placing([written, small], machine(1))
+    assert not found.blocks
+    assert found.placed[written.id].requested[0] > 50 * GIB
+    (alone,) = placing([written], machine(1)).placed.values()
+    assert alone.requested[0] < 24 * GIB
+    figures = Figures(beside=15 * GIB, kv_bytes=40 * GIB, kv_tokens=700_000)
+    usable = seen_gpu(card(0).name, card(0).memory_total)
+    measured = measured_of(model("a", args=given), figures, utilization=0.92)
+    demand = demand_of(model("a", args=given), usable, "0.32.0", None, measured)
+    assert not isinstance(demand, str)
+    assert demand.total > 55 * GIB
+
+
+def test_what_was_measured_to_hold_its_needs_is_not_restarted() -> None:
+    """The margin between two measurements is more than a hundredth or two of a small GPU."""
+    gpu = card(0, name="small", total=int(9.75 * GIB), held={100: 4.0})
+    server = model("a", "qwen2.5-0.5b", args={"max_model_len": 4096}, needs=Needs(kv_tokens=100_000))
+    runs = seen(
+        "a",
+        100,
+        "--max-model-len 4096 --gpu-memory-utilization 0.4",
+        serves="qwen2.5-0.5b",
+        visible=gpu.uuid,
+        decided={"gpu_memory_utilization": 0.4},
+    )
+    kv = 100_500 * 12288
+    beside = int(0.4 * seen_gpu("small", gpu.memory_total).total) - kv
+    for tokens, expected in ((100_500, 0.4), (90_000, 0.45)):
+        figures = Figures(beside=beside, kv_bytes=kv, kv_tokens=tokens)
+        measured = measured_of(server, figures, utilization=0.4, gpu="small")
+        host = machine([gpu], replace(runs, record=Record(server="a", decided=runs.record.decided, measured=measured)))  # type: ignore[union-attr]
+        found = placing_of([server], host, lore_of(FleetView(hosts=(host,), unreachable=()), {}))
+        assert numbers(found)["a"] == expected
+
+
+def measured_of(server: DesiredServer, figures: Figures, *, utilization: float, gpu: str = H100) -> Measured:
+    """What its last start is said to have measured."""
+    return Measured(
+        key=memory_key(server),
+        gpu=gpu,
+        gpu_memory=80 * GIB,
+        vllm_version="0.32.0",
+        utilization=utilization,
+        max_model_len=4096,
+        figures=figures,
+    )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from vmreconcile.core.gpus.demand import LENGTH, SHARE, is_open
+from vmreconcile.core.gpus.demand import GIVEN, LENGTH, SHARE, is_open
 from vmreconcile.core.gpus.ground import Ground, ground_of, pids_of
 from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.core.gpus.mending import Attempt, Mend
@@ -16,9 +16,6 @@ from vmreconcile.model.observed import HostView
 from vmreconcile.model.plan import Change
 from vmreconcile.vllm.memory.predict import CONTEXT
 from vmreconcile.vllm.shortage import Lack
-
-GIVEN = "kv_cache_memory_bytes"
-"""The argument with which somebody says the size of the KV cache, whatever the share."""
 
 ABOUT_SHARES = frozenset({Lack.USED, Lack.MOVED})
 """Failures that are about what vLLM asks for at first, not about its KV cache."""

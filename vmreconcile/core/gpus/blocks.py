@@ -7,18 +7,20 @@ from vmreconcile.core.gpus.demand import SHARE, gib
 from vmreconcile.core.gpus.ground import Ground, flaw_of
 from vmreconcile.core.gpus.seats import Seats, least_of, unknown_on
 from vmreconcile.core.gpus.share import Overfull
-from vmreconcile.core.gpus.tenants import Tenant
-from vmreconcile.core.gpus.visible import reads_uuids
+from vmreconcile.core.gpus.tenants import Tenant, was_told, where_now
+from vmreconcile.core.gpus.visible import VISIBLE, reads_uuids
 from vmreconcile.model.observed import HostView
 from vmreconcile.model.plan import Block, Reason
 from vmreconcile.vllm.memory.predict import CONTEXT
 
 
 def unseen(tenant: Tenant, host: HostView) -> Block | None:
-    """GPUs were asked for by number on a host that shows none."""
-    if host.gpus or not (isinstance(tenant.server.gpus, tuple | int)):
-        return None
+    """GPUs were asked for by number, or what runs was given some, on a host that shows none."""
     asked = f"gpus: {_written(tenant)} is asked for"
+    if not isinstance(tenant.server.gpus, tuple | int):
+        asked = "it runs on GPUs" if was_told(tenant) and VISIBLE not in tenant.server.env else ""
+    if host.gpus or not asked:
+        return None
     note = f"{asked}, and {host.host} shows no GPU: {host.gpu_problem or 'none was found'}"
     remedy = "mend the driver there (vmreconcile doctor), or leave gpus out: vLLM then takes what it finds"
     return Block(reason=Reason.GPU_MISSING, note=note, remedy=remedy)
@@ -27,6 +29,7 @@ def unseen(tenant: Tenant, host: HostView) -> Block | None:
 def listed_wrongly(tenant: Tenant, ground: Ground) -> Block | None:
     """Something is wrong with GPUs that were asked for one by one."""
     there = ", ".join(str(gpu.index) for gpu in ground.gpus.values() if not gpu.parent)
+    there_already = where_now(tenant, ground) if tenant.runs else ()
     for word in tenant.listed:
         gpu = ground.gpu(word)
         if gpu is None:
@@ -35,7 +38,7 @@ def listed_wrongly(tenant: Tenant, ground: Ground) -> Block | None:
         if flaw := flaw_of(gpu):
             remedy = f"give other GPUs, or leave gpus out ({_place(tenant)})"
             return Block(reason=Reason.GPU_UNUSABLE, note=f"{gpu.label} {flaw}", remedy=remedy)
-        if gpu.uuid in ground.cordoned:
+        if gpu.uuid in ground.cordoned and gpu.uuid not in there_already:
             remedy = "take it out of vllm_cordoned_gpus, or give other GPUs"
             return Block(reason=Reason.CORDONED, note=f"{gpu.label} is cordoned", remedy=remedy)
         if gpu.parent and len(tenant.listed) > 1:

@@ -17,6 +17,9 @@ from vmreconcile.vllm.memory.stored import Checkpoint
 
 SHARE = "gpu_memory_utilization"
 LENGTH = "max_model_len"
+GIVEN = "kv_cache_memory_bytes"
+"""The argument with which somebody says the size of the KV cache, whatever the share."""
+
 ENOUGH = 1 << 42
 """Bytes of a KV cache in which every model has tokens: to learn what a token takes."""
 
@@ -85,7 +88,7 @@ def _from_measured(server: DesiredServer, measured: Measured, beside: int, token
     return Demand(
         beside=beside + MEASURED_AGAIN,
         least=least,
-        asked=_asked(server, token, least),
+        asked=_given(server) or _asked(server, token, least),
         token=token,
         basis="measured",
     )
@@ -101,18 +104,23 @@ def _predicted(server: DesiredServer, gpu: Gpu, version: str, checkpoint: Checkp
     def told(more: dict[str, JsonValue]) -> Prediction:
         return predict(planned(shape, arguments | more, gpu, version), checkpoint.tensors)
 
-    plain, wide = told({}), told({"kv_cache_memory_bytes": ENOUGH})
+    plain, wide = told({}), told({GIVEN: ENOUGH})
     token = ENOUGH / wide.tokens if wide.tokens else 0.0
-    given = arguments.get("kv_cache_memory_bytes")
-    asked = int(given) if isinstance(given, int) else _asked(server, token, plain.needed)
     return Demand(
         beside=plain.terms.total + plain.uncertainty,
         least=plain.needed,
-        asked=asked,
+        asked=_given(server) or _asked(server, token, plain.needed),
         token=token,
         basis="predicted",
         limit=shape.context.default,
     )
+
+
+def _given(server: DesiredServer) -> int:
+    """The bytes that somebody wrote for the KV cache, which vLLM takes whatever it needs; 0 for none."""
+    setting = server.settings.get(GIVEN)
+    value = setting.value if setting else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _asked(server: DesiredServer, token: float, least: int) -> int:

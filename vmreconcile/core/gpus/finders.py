@@ -15,7 +15,9 @@ def running(tenant: Tenant, seats: Seats) -> tuple[str, ...] | None:
     if not tenant.runs or tenant.listed:
         return None
     now = where_now(tenant, seats.ground)
-    now = now or first_seen(tenant, seats.ground)
+    if not now or (len(now) < tenant.count and not tenant.changed):  # its start has not come to the others yet
+        rest = (uuid for uuid in first_seen(tenant, seats.ground) if uuid not in now)
+        now = (*now, *rest)[: tenant.count]
     return None if must_move(tenant, now, seats.ground) else now
 
 
@@ -23,7 +25,7 @@ def first_seen(tenant: Tenant, ground: Ground) -> tuple[str, ...]:
     """The GPUs of a server that was told nothing: the first that it saw."""
     if was_told(tenant):
         return ()
-    return tuple(uuid for uuid, gpu in ground.gpus.items() if not gpu.parent)[: tenant.count]
+    return tuple(uuid for uuid, gpu in ground.gpus.items() if not gpu.split)[: tenant.count]
 
 
 def must_move(tenant: Tenant, now: tuple[str, ...], ground: Ground) -> str:
@@ -49,13 +51,15 @@ def listed(tenant: Tenant, seats: Seats) -> tuple[str, ...] | Block | None:
 def returning(tenant: Tenant, seats: Seats) -> tuple[str, ...] | None:
     """Where a server that does not run was before, if there is still room for it."""
     before = where_now(tenant, seats.ground)
-    if not before or must_move(tenant, before, seats.ground):
+    if tenant.listed or not before or must_move(tenant, before, seats.ground):
         return None
     share = tenant.number if tenant.number is not None else tenant.default
     return before if all(seats.is_free(uuid, share) or seats.has_room(tenant, uuid) for uuid in before) else None
 
 
 def chosen(tenant: Tenant, seats: Seats) -> tuple[str, ...] | Block:
-    """GPUs for a server that has none."""
+    """GPUs for a server that has none. Words in its env that mean none that is seen are left to vLLM."""
+    if tenant.listed:
+        return ()
     devices = choose(tenant, seats)
     return too_old(tenant, devices, seats.ground) or devices if devices else nowhere(tenant, seats)

@@ -71,7 +71,7 @@ def ground_of(host: HostView, ours: Collection[ObservedServer], cordoned: Iterab
     `ours` are the servers that will run there, and those that this very plan takes down: their memory is nobody else's.
     `cordoned` is as it was written.
     """
-    gpus = {gpu.uuid: gpu for gpu in sorted(host.gpus, key=_order) if gpu.memory_total}
+    gpus = {gpu.uuid: gpu for gpu in sorted(host.gpus, key=_order) if _can_be_told(gpu)}
     mine = {pid for server in ours for pid in pids_of(server)}
     seen = {pid for gpu in host.gpus for pid, _ in gpu.processes}
     hidden = any(server.process and seen.isdisjoint(pids_of(server)) for server in ours)
@@ -85,7 +85,7 @@ def ground_of(host: HostView, ours: Collection[ObservedServer], cordoned: Iterab
             for uuid, gpu in gpus.items()
         },
         cordoned=frozenset(uuid for word in cordoned if (uuid := bare.named(word)) is not None),
-        silent=tuple(gpu for gpu in sorted(host.gpus, key=_order) if not gpu.memory_total),
+        silent=tuple(gpu for gpu in sorted(host.gpus, key=_order) if not _can_be_told(gpu)),
         problem=host.gpu_problem or "",
     )
 
@@ -114,7 +114,9 @@ def _names(host: HostView) -> dict[int, str]:
 def _seen(gpu: Gpu, mine: set[int], names: Mapping[int, str]) -> list[Holder]:
     """Processes that are none of the servers', the largest first."""
     rows = [row for row in gpu.processes if row[0] not in mine]
-    found = [Holder(size=size, who=f"pid {pid} ({names.get(pid, 'not ours')})") for pid, size in rows if size]
+    found = [
+        Holder(size=size, who=f"pid {pid} ({names.get(pid, 'not ours')})") for pid, size in rows if size and size > 0
+    ]
     return sorted(found, key=lambda holder: (-holder.size, holder.who))
 
 
@@ -122,7 +124,7 @@ def _unseen(gpu: Gpu, total: int) -> list[Holder]:
     """Memory that no process is seen to hold; unknown where the driver does not tell who holds how much."""
     if gpu.split or any(size is None for _, size in gpu.processes):
         return []
-    size = gpu.memory_used - sum(size or 0 for _, size in gpu.processes) - (gpu.memory_total - total)
+    size = gpu.memory_used - sum(max(0, size or 0) for _, size in gpu.processes) - (gpu.memory_total - total)
     return [Holder(size=size, who="processes that cannot be seen from here")] if size > UNSEEN else []
 
 
@@ -134,7 +136,14 @@ def flaw_of(gpu: Gpu) -> str:
         return "is closed to programs (compute mode prohibited)"
     if gpu.remapping_failed:
         return "has memory that could not be remapped"
-    return "" if gpu.memory_total else "does not tell its memory"
+    if not gpu.uuid:
+        return "does not tell its UUID"
+    return "" if _can_be_told(gpu) else "does not tell its memory"
+
+
+def _can_be_told(gpu: Gpu) -> bool:
+    """Whether a GPU can be named and reckoned with; with less than the driver may keep there is nothing to share."""
+    return bool(gpu.uuid) and gpu.memory_total > GIB
 
 
 def is_suspect(gpu: Gpu) -> bool:

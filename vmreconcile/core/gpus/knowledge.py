@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from vmreconcile.core.gpus.demand import UNREAD, Demand, demand_of
+from vmreconcile.core.gpus.demand import LENGTH, UNREAD, Demand, demand_of
 from vmreconcile.core.gpus.ground import Ground
 from vmreconcile.core.gpus.keys import memory_key
 from vmreconcile.core.gpus.tenants import Tenant
@@ -23,6 +23,8 @@ class Lore:
     unread: Mapping[ServerId, str] = field(default_factory=dict)
     measured: Mapping[tuple[str, str, str], Measured] = field(default_factory=dict)
     """By key, name of the GPU and version of vLLM."""
+    reckoned: dict[object, Demand | str] = field(default_factory=dict, compare=False, repr=False)
+    """What was worked out for one host: a fleet has the same few models on many hosts."""
 
 
 def lore_of(
@@ -61,7 +63,12 @@ class Knowledge:
             if at not in self._known:
                 key = (memory_key(tenant.server), card.name, tenant.version)
                 checkpoint, measured = self._lore.models.get(tenant.id), self._lore.measured.get(key)
-                found = demand_of(tenant.server, card, tenant.version, checkpoint, measured)
+                length = tenant.server.settings.get(LENGTH)
+                alike = (key, card, str(length and length.value), tenant.server.needs, id(checkpoint))
+                found = self._lore.reckoned.get(alike) or demand_of(
+                    tenant.server, card, tenant.version, checkpoint, measured
+                )
+                self._lore.reckoned[alike] = found
                 self._known[at] = self._lore.unread.get(tenant.id, found) if found == UNREAD else found
             return self._known[at]
 

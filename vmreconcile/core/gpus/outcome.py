@@ -10,8 +10,8 @@ from vmreconcile.core.gpus.demand import LENGTH, SHARE, gib, is_open
 from vmreconcile.core.gpus.finders import must_move
 from vmreconcile.core.gpus.seats import Seats
 from vmreconcile.core.gpus.share import Share
-from vmreconcile.core.gpus.tenants import Tenant, where_now
-from vmreconcile.core.gpus.visible import words_for
+from vmreconcile.core.gpus.tenants import Tenant, told_now, where_now
+from vmreconcile.core.gpus.visible import VISIBLE, words_for
 from vmreconcile.model.gpus import Figures, Placed
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.argument import Kind
@@ -29,6 +29,20 @@ def _written(tenant: Tenant) -> tuple[str, ...]:
     return tenant.listed if isinstance(tenant.server.gpus, tuple) else ()
 
 
+def untouched(tenant: Tenant) -> Placed:
+    """A server whose GPUs cannot be judged just now: one that runs keeps what it was given, as far as we chose that."""
+    if not tenant.runs:
+        return left_alone(tenant)
+    settings = _open_length(tenant, tenant.runs_long if _decided(tenant, LENGTH) == tenant.runs_long else None)
+    if tenant.number is None and tenant.told and tenant.chosen:
+        settings[SHARE] = tenant.runs_with
+    return Placed(visible=() if VISIBLE in tenant.server.env else told_now(tenant), settings=settings)
+
+
+def _decided(tenant: Tenant, name: str) -> JsonValue:
+    return tenant.observed.record.decided.get(name) if tenant.observed.record else None
+
+
 def placed_at(tenant: Tenant, seats: Seats, share: Share | None) -> Placed:
     """A server with its seat and its share; one that has none is left to vLLM as it was written."""
     devices = seats.taken.get(tenant.id, ())
@@ -43,11 +57,12 @@ def placed_at(tenant: Tenant, seats: Seats, share: Share | None) -> Placed:
     as_it_runs = share.kept or (tenant.number is not None and tenant.number == tenant.runs_with)
     settings |= _open_length(tenant, _length(tenant, devices, room, kept=as_it_runs))
     in_env = bool(tenant.listed) and not isinstance(tenant.server.gpus, tuple)
+    names = words_for((ground.gpus[uuid] for uuid in devices), tenant.version)
     return Placed(
         devices=devices,
-        visible=() if in_env else words_for((ground.gpus[uuid] for uuid in devices), tenant.version),
+        visible=() if in_env or not tenant.count else names,
         settings=settings,
-        requested=tuple(math.ceil(number * ground.cards[uuid].total) for uuid in devices),
+        requested=tuple(math.ceil(seats.takes(tenant, number, uuid)) for uuid in devices),
         least=_least(tenant, devices),
         reasons=_reasons(tenant, seats, share, settings),
     )
@@ -66,8 +81,7 @@ def _length(tenant: Tenant, devices: tuple[str, ...], room: int, *, kept: bool) 
     """The longest context that fits, so many at once as needs say; what runs keeps its own."""
     if not is_open(tenant.server):
         return None
-    decided = tenant.observed.record.decided.get(LENGTH) if tenant.observed.record else None
-    if kept and tenant.runs_long and decided == tenant.runs_long:
+    if kept and tenant.runs_long and _decided(tenant, LENGTH) == tenant.runs_long:
         return tenant.runs_long
     found = [tenant.demand(uuid) for uuid in devices]
     known = [demand for demand in found if not isinstance(demand, str)]

@@ -13,10 +13,10 @@ from vmreconcile.core.gpus.blocks import overfull, unseen
 from vmreconcile.core.gpus.finders import chosen, first_seen, listed, returning, running
 from vmreconcile.core.gpus.ground import ground_of
 from vmreconcile.core.gpus.knowledge import Knowledge, Lore
-from vmreconcile.core.gpus.outcome import left_alone, mixed, placed_at, too_small
+from vmreconcile.core.gpus.outcome import left_alone, mixed, placed_at, too_small, untouched
 from vmreconcile.core.gpus.seats import Seats
 from vmreconcile.core.gpus.share import Overfull, Shares, shares
-from vmreconcile.core.gpus.tenants import Tenant, as_it_is, where_now
+from vmreconcile.core.gpus.tenants import Tenant, as_it_is, is_unclear, where_now
 from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer
@@ -45,6 +45,8 @@ class Fixed:
 
     leaving: tuple[ObservedServer, ...] = ()
     still: frozenset[ServerId] = frozenset()
+    barred: frozenset[ServerId] = frozenset()
+    """Servers that do not run and must not start, whatever is free: no GPU is kept for them."""
 
 
 def place(host: HostView, tenants: Sequence[Tenant], lore: Lore, fixed: Fixed) -> Placing:
@@ -54,14 +56,16 @@ def place(host: HostView, tenants: Sequence[Tenant], lore: Lore, fixed: Fixed) -
     knowledge = Knowledge(ground, lore)
     tenants = sorted((knowledge.given_to(tenant) for tenant in tenants), key=lambda tenant: tenant.rank)
     blocks = {tenant.id: block for tenant in tenants if (block := unseen(tenant, host)) is not None}
+    unclear = {tenant.id: untouched(tenant) for tenant in tenants if is_unclear(tenant, host, ground)}
     if not ground.gpus:
-        return Placing(placed={tenant.id: left_alone(tenant) for tenant in tenants}, blocks=blocks)
+        return Placing(placed={tenant.id: untouched(tenant) for tenant in tenants}, blocks=blocks)
+    tenants = [tenant for tenant in tenants if tenant.id not in unclear]
     up = {tenant.id for tenant in tenants if tenant.runs}
     still = up & ({*fixed.still, *blocks} | {tenant.id for tenant in tenants if not tenant.count})
     while True:
-        found = _attempt(tenants, Seats(ground=ground), blocks, still)
+        found = _attempt(tenants, Seats(ground=ground), blocks, still | fixed.barred)
         if up & found.blocks.keys() <= still:
-            return replace(found, asks=frozenset(knowledge.asks))
+            return replace(found, placed={**found.placed, **unclear}, asks=frozenset(knowledge.asks))
         blocks = {server: block for server, block in found.blocks.items() if server in up}
         still |= blocks.keys()
 
@@ -72,7 +76,8 @@ def _attempt(
     """Place everybody, those that are left as they are before all others: what they have is not to be had."""
     blocks = dict(known)
     for tenant in tenants:
-        if tenant.id in still and (now := where_now(tenant, seats.ground) or first_seen(tenant, seats.ground)):
+        now = where_now(tenant, seats.ground) or first_seen(tenant, seats.ground)
+        if tenant.runs and tenant.id in still and now:
             seats.put(as_it_is(tenant, now), now)
     waiting = [tenant for tenant in tenants if tenant.count and tenant.id not in {*blocks, *still}]
     for find in (running, listed, returning, chosen):

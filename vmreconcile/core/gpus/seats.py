@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from vmreconcile.core.gpus.demand import Demand
+from vmreconcile.core.gpus.demand import GIVEN, Demand
 from vmreconcile.core.gpus.ground import Ground
 from vmreconcile.core.gpus.tenants import Tenant, where_now
 from vmreconcile.model.names import ServerId
@@ -50,9 +50,20 @@ class Seats:
         found = {each.id: each for uuid in self.taken.get(tenant.id, ()) for each in self.on(uuid)}
         return tuple(each for server, each in sorted(found.items()) if server != tenant.id)
 
+    def takes(self, tenant: Tenant, number: float, uuid: str) -> float:
+        """Bytes that a server with a seat takes; for one that is alone what a person wrote stands, not an estimate."""
+        if tenant.number is not None and len(self.on(uuid)) == 1:
+            return number * self.ground.cards[uuid].total
+        return takes(tenant, number, uuid, self.ground)
+
     def is_free(self, uuid: str, share: float) -> bool:
-        """Whether nobody of ours is on a GPU, and others leave `share` of it."""
-        return not self.on(uuid) and self.ground.room(uuid, 1) >= share * self.ground.cards[uuid].total
+        """Whether nobody of ours is on a GPU, and others leave `share` of it.
+
+        Where nobody holds anything, CUDA's context is not counted: on a small GPU it takes less than is estimated.
+        """
+        if self.on(uuid):
+            return False
+        return not self.ground.others[uuid] or self.ground.room(uuid, 1) >= share * self.ground.cards[uuid].total
 
     def left(self, uuid: str, *, shrunk: bool) -> int | None:
         """Bytes of a GPU for one server more; None where nobody can say what those on it need.
@@ -74,11 +85,21 @@ class Seats:
         return left is not None and least is not None and least <= left
 
 
+def takes(tenant: Tenant, number: float, uuid: str, ground: Ground) -> float:
+    """Bytes of a GPU that a server takes which is started with a utilization.
+
+    With a KV cache of its own size, vLLM looks at the utilization only to see that so much is free.
+    """
+    size = number * ground.cards[uuid].total
+    demand = tenant.hint(uuid) if GIVEN in tenant.server.settings else ""
+    return size if isinstance(demand, str) else max(size, demand.total)
+
+
 def least_of(tenant: Tenant, uuid: str, ground: Ground, *, shrunk: bool) -> int | None:
     """Bytes of a GPU that a server takes at least, None where nobody can say."""
     total = ground.cards[uuid].total
     if tenant.number is not None:
-        return int(tenant.number * total)
+        return int(takes(tenant, tenant.number, uuid, ground))
     if not shrunk and tenant.runs and tenant.chosen and tenant.runs_with is not None:
         return int(tenant.runs_with * total)
     demand = tenant.demand(uuid)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vmreconcile.core.gpus.demand import Demand, gib
+from vmreconcile.core.gpus.demand import GIVEN, Demand, gib
 from vmreconcile.core.gpus.seats import STEP, Seats, demands
 from vmreconcile.core.gpus.tenants import Tenant
 from vmreconcile.model.names import ServerId
@@ -97,7 +97,8 @@ def _undisturbed(tenant: Tenant) -> Share:
 
 def _as_it_runs(tenant: Tenant, seats: Seats) -> Share:
     number = tenant.runs_with if tenant.told else None
-    more = number is not None and number < tenant.default and not seats.beside(tenant)
+    more = number is not None and number < tenant.default and not tenant.server.needs.stated
+    more = more and not seats.beside(tenant)
     why = "as it runs; alone there now, a restart would give it vLLM's own default" if more else "as it runs"
     return Share(number=number, why=why, kept=True)
 
@@ -110,9 +111,23 @@ def _may_stay(tenant: Tenant, seats: Seats) -> bool:
         return False
     if not tenant.server.needs.stated and not tenant.changed:
         return True
+    if _was_seen_to_do(tenant, seats):
+        return True
     enough = tenant.runs_with + (0 if tenant.changed else TOLERANCE)
     found = demands(tenant, seats.taken[tenant.id])
     return all(_share_of(demand, uuid, seats) <= enough for uuid, demand in found.items())
+
+
+def _was_seen_to_do(tenant: Tenant, seats: Seats) -> bool:
+    """Whether what runs was itself measured to hold its needs: then no estimate counts that is a little above it."""
+    measured = tenant.observed.record.measured if tenant.observed.record else None
+    if measured is None or tenant.changed or measured.utilization != tenant.runs_with:
+        return False
+    if any(seats.ground.cards[uuid].name != measured.gpu for uuid in seats.taken[tenant.id]):
+        return False
+    needs, length = tenant.server.needs, measured.max_model_len or 0
+    asked = max(needs.kv_tokens or 0, (needs.concurrency or 0) * length)
+    return bool(length) and asked <= (measured.figures.kv_tokens or 0)
 
 
 def _share_of(demand: Demand | str, uuid: str, seats: Seats) -> float:
@@ -121,7 +136,7 @@ def _share_of(demand: Demand | str, uuid: str, seats: Seats) -> float:
 
 def _is_alone(tenant: Tenant, seats: Seats) -> bool:
     """Whether vLLM's default may stand: nothing is asked, nobody of ours is beside it, and others leave that much."""
-    if tenant.server.needs.stated or "kv_cache_memory_bytes" in tenant.server.settings or seats.beside(tenant):
+    if tenant.server.needs.stated or GIVEN in tenant.server.settings or seats.beside(tenant):
         return False
     ground = seats.ground
     share = max(tenant.default, tenant.floor)
@@ -149,7 +164,7 @@ def _overfull(seats: Seats, found: Shares) -> str | None:
         tenants = seats.on(uuid)
         if all(_stays(tenant, found[tenant.id], seats) for tenant in tenants):
             continue  # all of it is in use as it is: nobody asks for memory
-        if _asked(tenants, found) > _capacity(seats, uuid, tenants) + 1e-9:
+        if _asked(uuid, seats, found) > _capacity(seats, uuid, tenants) + 1e-9:
             return uuid
     return None
 
@@ -160,19 +175,22 @@ def _stays(tenant: Tenant, share: Share, seats: Seats) -> bool:
     return same and not seats.moves(tenant)
 
 
-def _asked(tenants: tuple[Tenant, ...], found: Shares) -> float:
-    return sum(found[tenant.id].of(tenant) for tenant in tenants)
+def _asked(uuid: str, seats: Seats, found: Shares) -> float:
+    sizes = (seats.takes(tenant, found[tenant.id].of(tenant), uuid) for tenant in seats.on(uuid))
+    return sum(sizes) / seats.ground.cards[uuid].total
 
 
 def _capacity(seats: Seats, uuid: str, tenants: tuple[Tenant, ...]) -> float:
     """The sum of utilizations that a GPU bears.
 
-    CUDA's context of each process counts, except for a single server whose number a person wrote: it may well use up
-    what is only estimated here.
+    CUDA's context of each process counts, except for a single server whose number a person wrote, or which has vLLM's
+    default of an empty GPU: it may well use up what is only estimated here.
     """
     ground, total = seats.ground, seats.ground.cards[uuid].total
-    written = len(tenants) == 1 and tenants[0].number is not None
-    return (ground.room(uuid, len(tenants)) + (CONTEXT if written else 0)) / total
+    alone = len(tenants) == 1 and (
+        tenants[0].number is not None or (not ground.others[uuid] and _is_alone(tenants[0], seats))
+    )
+    return (ground.room(uuid, len(tenants)) + (CONTEXT if alone else 0)) / total
 
 
 def _spread(seats: Seats, found: dict[ServerId, Share]) -> Shares:
@@ -184,7 +202,7 @@ def _spread(seats: Seats, found: dict[ServerId, Share]) -> Shares:
         and tenant.number is None
         and not found[server].kept
         and not tenant.server.needs.stated
-        and "kv_cache_memory_bytes" not in tenant.server.settings
+        and GIVEN not in tenant.server.settings
         and not _is_alone(tenant, seats)
     }
     grown = dict(found)
@@ -197,7 +215,7 @@ def _spread(seats: Seats, found: dict[ServerId, Share]) -> Shares:
 
 def _grown(tenant: Tenant, uuid: str, seats: Seats, found: Shares, sharing: Mapping[ServerId, Tenant]) -> float:
     tenants = seats.on(uuid)
-    rest = max(0.0, _capacity(seats, uuid, tenants) - _asked(tenants, found))
+    rest = max(0.0, _capacity(seats, uuid, tenants) - _asked(uuid, seats, found))
     whole = sum(found[each.id].of(each) for each in tenants if each.id in sharing)
     mine = found[tenant.id].of(tenant)
     return mine + rest * mine / whole if whole else mine

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from vmreconcile.core.gpus.demand import LENGTH, SHARE, Demand
 from vmreconcile.core.gpus.ground import Ground, pids_of
-from vmreconcile.core.gpus.visible import VISIBLE, split_words
+from vmreconcile.core.gpus.visible import VISIBLE, named, split_words
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import EnvValue, ObservedServer
+from vmreconcile.model.observed import EnvValue, HostView, ObservedServer
 from vmreconcile.model.tuning import Manner, Tuned
 from vmreconcile.model.values import JsonValue, OriginKind
 from vmreconcile.vllm.catalogue import Catalogue
@@ -133,7 +133,8 @@ def _count(server: DesiredServer, settings: Mapping[str, JsonValue]) -> int:
         return len(server.gpus)
     if isinstance(server.gpus, int):
         return server.gpus
-    return gpus_needed(settings) or 0
+    hidden = VISIBLE in server.env and not _listed(server)
+    return 0 if hidden else gpus_needed(settings) or 0
 
 
 def _listed(server: DesiredServer) -> tuple[str, ...]:
@@ -170,8 +171,21 @@ def as_it_is(tenant: Tenant, devices: tuple[str, ...]) -> Tenant:
 
 def was_told(tenant: Tenant) -> bool:
     """Whether a running server was given GPUs by name."""
+    return bool(told_now(tenant))
+
+
+def told_now(tenant: Tenant) -> tuple[str, ...]:
+    """The words for GPUs that a running server was given, () for none."""
     process = tenant.observed.process
-    return process is not None and bool(_words(process.env.get(VISIBLE)))
+    return _words(process.env.get(VISIBLE)) if process else ()
+
+
+def is_unclear(tenant: Tenant, host: HostView, ground: Ground) -> bool:
+    """Whether a server runs on a GPU that is there and tells nothing of its memory."""
+    pids = pids_of(tenant.observed) if tenant.runs else set()
+    on = {gpu.uuid for gpu in host.gpus if any(pid in pids for pid, _ in gpu.processes)}
+    on |= {uuid for word in told_now(tenant) if (uuid := named(word, host.gpus)) is not None}
+    return any(gpu.uuid in on and not gpu.split and gpu.uuid not in ground.gpus for gpu in host.gpus)
 
 
 def _words(value: EnvValue | None) -> tuple[str, ...]:
