@@ -8,6 +8,7 @@ import pytest
 
 from tests.lab.fake_host import FakeHost
 from tests.lab.worlds import known, wanted, world
+from vmreconcile.core.checkup.engine import gpu_checks
 from vmreconcile.core.checkup.ground import ground_checks
 from vmreconcile.core.checkup.limits import limit_checks
 from vmreconcile.core.checkup.others import other_checks
@@ -165,3 +166,22 @@ def test_leftovers_are_told_by_folder() -> None:
         "/dev/shm: 5 MiB that no process uses: psm_1, psm_2, psm_3, psm_4 and 1 more; up to 5 h old"
     )
     assert temporary.summary == "/tmp: 0 MiB that no process uses: vllm_dist_a; up to 3 d old"
+
+
+def test_gpus_that_are_passed_over_or_taken_last_are_told() -> None:
+    """A split one is well, as are its instances, each by its number; what is closed, broken or suspect is a warning."""
+    host = FakeHost("h1", gpus=5)
+    host.kernel.gpus.split(0, [("3g.40gb", 39.0), ("3g.40gb", 39.0)])
+    closed, broken, grave, counted = host.kernel.gpus.whole()[1:]
+    closed.compute_mode, broken.remapping_failed, grave.xids, counted.ecc_errors = "prohibited", True, [13, 79], 2
+    checks = [check for check in gpu_checks(patient(host=host)) if check.check == "gpu"]
+    assert [check.status for check in checks] == [*[Health.OK] * 3, *[Health.WARN] * 4]
+    assert checks[0].summary.endswith("; split into instances (MIG)")
+    assert [check.summary.partition(":")[0] for check in checks[1:4]] == ["GPU 0 instance 0", "GPU 0 instance 1", "GPU 1"]
+    assert [check.summary.rpartition("; ")[2] for check in checks[3:]] == [
+        "it is closed to programs (compute mode prohibited)",
+        "it has memory that could not be remapped",
+        "the driver's errors (Xid) 79",
+        "2 uncorrected memory errors",
+    ]
+    assert all(check.remedy for check in checks[3:])

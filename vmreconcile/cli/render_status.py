@@ -52,13 +52,14 @@ def status_text(view: FleetView, plan: Plan, style: Style) -> str:
     return "\n".join(lines)
 
 
-def explained_lines(why: Mapping[ServerId, Explanation]) -> list[str]:
+def explained_lines(why: Mapping[ServerId, Explanation], style: Style) -> list[str]:
     """Each server's cause of failure: what it is, the line of the log that shows it, what to do."""
     lines = []
     for server, found in sorted(why.items()):
         lines.append(f"{server}: {printable(found.summary)} ({found.kind})")
-        lines.append(f"  log   {printable(found.evidence)}")
-        lines.append(f"  mend  {advice(found.remedy)}")
+        for name, text in (("log", printable(found.evidence)), ("mend", advice(found.remedy))):
+            first, *rest = style.folded(text, 8)
+            lines += [f"  {name:<4}  {first}", *(f"{'':<8}{line}" for line in rest)]
     return lines
 
 
@@ -119,6 +120,12 @@ def age_text(seconds: float) -> str:
     return f"{minutes // 60}h" if minutes < 48 * 60 else f"{minutes // 1440}d"
 
 
+def _placed_lines(placement: JsonValue) -> list[str]:
+    """`placement` of a server's document: its GPUs and the numbers that the tool chose, each with the reason."""
+    reasons = placement.get("reasons") if isinstance(placement, dict) else None
+    return ["placed", *(f"  {printable(str(reason))}" for reason in reasons)] if isinstance(reasons, list) else []
+
+
 def show_text(shown: Shown, style: Style) -> str:
     """One server: what is wanted and where that was said, what is seen, what differs, the argv."""
     document = shown.document
@@ -132,6 +139,7 @@ def show_text(shown: Shown, style: Style) -> str:
         lines += [
             f"  {name:<16} {_seen(name, value)}" for name, value in observed.items() if value not in (None, [], {})
         ]
+    lines += _placed_lines(document["placement"])
     memory = memory_lines(document["memory"])
     lines += ["memory", *memory] if memory else []
     tuning = document["tuning"]

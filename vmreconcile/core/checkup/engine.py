@@ -7,12 +7,17 @@ from collections.abc import Iterator
 
 from vmreconcile.core.checkup.patient import GIB, Patient, judged, well
 from vmreconcile.core.diff import release
+from vmreconcile.core.gpus.ground import GRAVE_XIDS, flaw_of, is_suspect
 from vmreconcile.model.checkup import Check, Health
+from vmreconcile.model.gpus import Gpu
 from vmreconcile.model.observed import HostView, InstalledVllm
 from vmreconcile.vllm.catalogue import catalogue_for
 
 BUILT_FOR = re.compile(r"\+cu(\d+)(\d)\b")
 """The CUDA that a wheel was built for, where its version says so: '0.11.2+cu129' is 12.9."""
+
+UNUSABLE = "no server is put on it: nvidia-smi -q on the host says more; compute mode: nvidia-smi -c 0"
+SUSPECT = "it is taken last; look at dmesg on the host, reset the GPU (nvidia-smi -r) or have it repaired"
 
 
 def vllm_checks(patient: Patient) -> Iterator[Check]:
@@ -55,9 +60,25 @@ def gpu_checks(patient: Patient) -> Iterator[Check]:
     driver += f" (CUDA {host.gpu_cuda})" if host.gpu_cuda else ""
     for gpu in host.gpus:
         free, total = gpu.memory_free / GIB, gpu.memory_total / GIB
-        yield well("gpu", f"GPU {gpu.index}: {gpu.name}, {free:.1f} of {total:.1f} GiB free{driver}")
+        summary = f"{gpu.label}: {gpu.name}, {free:.1f} of {total:.1f} GiB free{driver}"
+        if gpu.split:
+            yield well("gpu", f"{summary}; split into instances (MIG)")
+        elif flaw := flaw_of(gpu):
+            yield judged("gpu", good=False, summary=f"{summary}; it {flaw}", remedy=UNUSABLE, bad=Health.WARN)
+        elif is_suspect(gpu):
+            yield judged("gpu", good=False, summary=f"{summary}; {_errors(gpu)}", remedy=SUSPECT, bad=Health.WARN)
+        else:
+            yield well("gpu", summary)
     for vllm in host.vllm:
         yield from _driver(host, vllm)
+
+
+def _errors(gpu: Gpu) -> str:
+    """What a GPU counted that should not be."""
+    counted = f"{gpu.ecc_errors} uncorrected memory errors" if gpu.ecc_errors else ""
+    grave = sorted(GRAVE_XIDS.intersection(gpu.xids))
+    seen = f"the driver's errors (Xid) {', '.join(map(str, grave))}" if grave else ""
+    return " and ".join(filter(None, (counted, seen)))
 
 
 def _driver(host: HostView, vllm: InstalledVllm) -> Iterator[Check]:
