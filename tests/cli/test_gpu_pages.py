@@ -92,7 +92,9 @@ def test_two_halves_are_more_than_one(desk: Desk) -> None:
     there_is(desk, "gpu3", gpus=1)
     for port, name in enumerate("ab", start=8001):
         served(desk, name, port, "gpus: [0]\nargs: {gpu_memory_utilization: 0.5}\n")
-    assert re.search(r"blocked +b .*39\.6 GiB .*39\.6 GiB .*; CUDA takes 0\.5 more for each$", desk("plan").out, re.M)
+    assert re.search(
+        r"blocked +b .*39\.6 GiB .*39\.6 GiB .*; CUDA takes 0\.5 more for each$", desk("plan").out, re.MULTILINE
+    )
 
 
 def test_a_host_under_repair(desk: Desk) -> None:
@@ -162,6 +164,18 @@ def test_the_prediction_is_kept_where_only_this_machine_has_the_files(desk: Desk
     assert re.search(r"[\d,]+ \([-+][\d.]+ %\)", desk("status").out)
 
 
+def test_a_status_says_what_is_blocked(desk: Desk) -> None:
+    """By its reason, beside what differs of a server that runs."""
+    there_is(desk, "gpu1", gpus=1)
+    served(desk, "llama-3.1-8b", 8001)
+    assert desk("apply", "-y").code == 0
+    served(desk, "llama-3.1-8b", 8001, "args: {max_num_seqs: 8}\ncordon: true\n")
+    served(desk, "m", 8002, "gpus: [4]\n")
+    out = desk("status").out
+    assert re.search(r"^llama-3\.1-8b@gpu1 .* args\.max_num_seqs; blocked: cordoned$", out, re.MULTILINE)
+    assert re.search(r"^m@gpu1 +absent +blocked: gpu_missing$", out, re.MULTILINE)
+
+
 def test_long_evidence_on_a_narrow_terminal() -> None:
     """Each GPU begins a line of its own, nothing is lost, and words stay whole; a pipe gets whole lines."""
     gpus = "; ".join(f"GPU {n}: 79.2 GiB, 71.3 asked for; 41.2 GiB held by pid 4711 (python train.py)" for n in (0, 1))
@@ -181,3 +195,15 @@ def test_long_evidence_on_a_narrow_terminal() -> None:
         failure=Failure(kind="too_few_gpus", summary=text, remedy="stop something there, or " * 5),
     )
     assert max(map(len, failure_text(failed, Style(fold=80)).splitlines())) <= 80
+
+
+def test_what_was_measured_is_what_the_next_plan_reckons_with(desk: Desk) -> None:
+    """From the host's record, also for another server of the same model; no file of the model is needed any more."""
+    shared(desk)
+    assert desk("apply", "-y").code == 0
+    for model in MODELS.values():
+        (desk.folder / f".cache/huggingface/hub/models--{model.replace('/', '--')}/refs/main").unlink()
+    eager = "args: {enforce_eager: true, max_model_len: 8192}\n"
+    served(desk, "llama-3.1-8b", 8001, f"{eager}needs: {{kv_tokens: 700k}}\n")
+    (row,) = [each for each in desk("plan", "--json").json["placements"] if each["server"] == "llama-3.1-8b@gpu2"]
+    assert row["reasons"][1].endswith("3.2 GiB measured beside the KV cache, 42.7 for 700,000 tokens")

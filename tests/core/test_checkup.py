@@ -177,7 +177,11 @@ def test_gpus_that_are_passed_over_or_taken_last_are_told() -> None:
     checks = [check for check in gpu_checks(patient(host=host)) if check.check == "gpu"]
     assert [check.status for check in checks] == [*[Health.OK] * 3, *[Health.WARN] * 4]
     assert checks[0].summary.endswith("; split into instances (MIG)")
-    assert [check.summary.partition(":")[0] for check in checks[1:4]] == ["GPU 0 instance 0", "GPU 0 instance 1", "GPU 1"]
+    assert [check.summary.partition(":")[0] for check in checks[1:4]] == [
+        "GPU 0 instance 0",
+        "GPU 0 instance 1",
+        "GPU 1",
+    ]
     assert [check.summary.rpartition("; ")[2] for check in checks[3:]] == [
         "it is closed to programs (compute mode prohibited)",
         "it has memory that could not be remapped",

@@ -12,7 +12,7 @@ from vmreconcile.core.reports import gpu_memory_of, gpus_of
 from vmreconcile.flows.show import Shown
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, Phase
-from vmreconcile.model.plan import Change, Field, Plan
+from vmreconcile.model.plan import Action, Change, Field, Plan
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.signatures import Explanation
 
@@ -84,7 +84,6 @@ def _row(change: Change, view: FleetView) -> list[str]:
     observed = host.server(change.server.slug) if host else None
     process = observed.process if observed else None
     endpoint = observed.endpoint if observed else None
-    drift = ", ".join(field.path for field in change.fields)
     return [
         str(change.server),
         change.phase.value,
@@ -95,8 +94,16 @@ def _row(change: Change, view: FleetView) -> list[str]:
         age_text(host.now - process.started_at) if host and process else "",
         (endpoint.version or "") if endpoint else "",
         observed.runtime if observed else "",
-        drift or (change.reason.value if change.pending else ""),
+        _drift(change),
     ]
+
+
+def _drift(change: Change) -> str:
+    """What differs, else why something is to be done; and why it must not be done now."""
+    drift = ", ".join(field.path for field in change.fields)
+    if change.action is Action.BLOCKED:
+        return f"{drift}; blocked: {change.reason}" if drift else f"blocked: {change.reason}"
+    return drift or (change.reason.value if change.pending else "")
 
 
 def gpus_text(change: Change, view: FleetView) -> str:
