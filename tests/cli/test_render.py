@@ -266,6 +266,26 @@ def test_printable_text_drives_no_terminal(text: str) -> None:
     shown.encode()
 
 
+def test_a_plan_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long evidence goes on below itself; in a pipe every line is whole."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "80")
+    host = FakeHost("h1", gpus=4)
+    for gpu in range(4):
+        host.hold(gpu, 4711 + gpu, 41.2 + gpu, what="python train.py --config large.yaml")
+    plan = world(wanted("a@h1", args={"gpu_memory_utilization": 0.9}), hosts=[host]).plan()
+    narrow = plan_text(plan, style_for(Terminal(), no_color=True)).splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert sum(line.lstrip().startswith("GPU ") for line in narrow) == 4
+    whole = plan_text(plan, style_for(io.StringIO(), no_color=True)).splitlines()
+    assert max(map(len, whole)) > 300
+    assert " ".join(" ".join(narrow).split()) == " ".join(" ".join(whole).split())
+
+
 def test_colours_only_where_they_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in a pipe, not with --no-color, not with NO_COLOR, not on a dumb terminal."""
 

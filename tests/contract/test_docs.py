@@ -84,3 +84,20 @@ def test_modules_are_not_called_by_empty_words() -> None:
     """No module is named by one of the words that say nothing (docs/contributing.md)."""
     empty = {"helper", "helpers", "utils", "util", "common", "misc", "manager", "handler", "data", "info"}
     assert not {path for path in (ROOT / "vmreconcile").rglob("*.py") if path.stem in empty}
+
+
+def test_every_reason_to_get_no_gpu_tells_what_to_do() -> None:
+    """docs/troubleshooting.md has a row for each reason that placing blocks with, and for cordons."""
+    text = (ROOT / "docs/troubleshooting.md").read_text()
+    section = text.partition("## A server that gets no GPU")[2].partition("\n## ")[0]
+    source = (ROOT / "vmreconcile/core/gpus/blocks.py").read_text()
+    reasons = {Reason[name].value for name in re.findall(r"Reason\.([A-Z_]+)", source)}
+    assert len(reasons) == 8
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == reasons
+
+
+def test_the_rooms_of_gpus_are_told() -> None:
+    """docs/architecture.md names each file of core/gpus/, and none that is not there."""
+    section = (ROOT / "docs/architecture.md").read_text().partition("## GPUs\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+\.py)`", re.sub(r"^[^|].*$", "", section, flags=re.MULTILINE))) | {"place.py"}
+    assert named == {path.name for path in (ROOT / "vmreconcile/core/gpus").glob("[a-z]*.py")}

@@ -215,6 +215,13 @@ def test_gpus_needs_and_cordons_that_make_sense(tmp_path: Path, text: str) -> No
     assert check(tmp_path, HEAD + text + "\n") == ()
 
 
+@pytest.mark.parametrize(("given", "said"), [("[1, 1]", "[1, 1]"), ("[-1]", "[-1]"), ("[[0]]", "a list")])
+def test_a_list_of_gpus_that_cannot_be_is_repeated(tmp_path: Path, given: str, said: str) -> None:
+    """A list as such is right; what is wrong with this one can be seen."""
+    (problem,) = check(tmp_path, f"name: a\nmodel: o/m\nhosts: gpu1\nport: 8001\ngpus: {given}\n")
+    assert problem.summary == f"gpus cannot be {said}."
+
+
 def test_gpus_are_compared_on_the_hosts_themselves(tmp_path: Path) -> None:
     """Overrides count where they hold, all of them together; what no host gets is no mistake."""
     text = HEAD + "gpus: 1\nargs: {tp: 2}\noverrides: {gpu: {gpus: 2}, gpu3: {args: {tp: 4}}}\n"

@@ -128,7 +128,7 @@ def test_no_memory_for_the_kv_cache(runtime: str) -> None:
     assert statuses(outcome) == {"m@h1": "changed"}
     (line,) = told
     assert line == (
-        "m@h1 did not start: not enough memory for the KV cache: second try, with gpu_memory_utilization 0.24; the "
+        "did not start: not enough memory for the KV cache: second try, with gpu_memory_utilization 0.24; the "
         "first, with 0.2, ended with no_kv_memory: 0.9 GiB were missing, and the KV cache needs 1.8"
     )
     assert argument(there, "--gpu-memory-utilization") == "0.24"

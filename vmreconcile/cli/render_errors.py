@@ -36,10 +36,16 @@ def failure_text(result: Result, style: Style) -> str:
     """One server's failure: what happened, the evidence, what to do."""
     failure = result.failure or Failure(kind="unknown", summary="it failed")
     summary = failure.summary.removeprefix(f"{result.server} ")
-    lines = [style.paint(f"{result.server}: {printable(summary)}", "red")]
-    lines += [f"  {'evidence':<9} {printable(failure.evidence)}"] if failure.evidence else []
-    lines += [f"  {'mend':<9} {advice(failure.remedy)}"] if failure.remedy else []
+    lines = [style.paint(line, "red") for line in style.folded(f"{result.server}: {printable(summary)}", 0)]
+    lines += _part("evidence", printable(failure.evidence), style) if failure.evidence else []
+    lines += _part("mend", advice(failure.remedy), style) if failure.remedy else []
     return "\n".join(lines)
+
+
+def _part(name: str, text: str, style: Style) -> list[str]:
+    """`  mend      what to do`, further lines below the first."""
+    first, *rest = style.folded(text, 12)
+    return [f"  {name:<9} {first}", *(f"{'':<12}{line}" for line in rest)]
 
 
 def outcome_text(outcome: Outcome, style: Style) -> str:

@@ -48,7 +48,8 @@ def _unreachable(host: Unreachable, style: Style) -> str:
 
 def _change(change: Change, style: Style, width: int, *, explain: bool) -> list[str]:
     head = f"  {style.paint(_label(change), COLOR[change.action])}  {change.server.local:<{width}}"
-    first, *rest = _details(change, explain=explain) or [""]
+    details = [line for text in _details(change, explain=explain) for line in style.folded(text, width + 18)]
+    first, *rest = details or [""]
     lines = [f"{head}  {first}".rstrip()]
     lines += [f"{'':{width + 16}}  {line}" for line in rest]
     return lines

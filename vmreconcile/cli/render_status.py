@@ -12,7 +12,7 @@ from vmreconcile.core.reports import gpu_memory_of, gpus_of
 from vmreconcile.flows.show import Shown
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, Phase
-from vmreconcile.model.plan import Change, Field, Plan
+from vmreconcile.model.plan import Action, Change, Field, Plan
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.signatures import Explanation
 
@@ -52,13 +52,14 @@ def status_text(view: FleetView, plan: Plan, style: Style) -> str:
     return "\n".join(lines)
 
 
-def explained_lines(why: Mapping[ServerId, Explanation]) -> list[str]:
+def explained_lines(why: Mapping[ServerId, Explanation], style: Style) -> list[str]:
     """Each server's cause of failure: what it is, the line of the log that shows it, what to do."""
     lines = []
     for server, found in sorted(why.items()):
         lines.append(f"{server}: {printable(found.summary)} ({found.kind})")
-        lines.append(f"  log   {printable(found.evidence)}")
-        lines.append(f"  mend  {advice(found.remedy)}")
+        for name, text in (("log", printable(found.evidence)), ("mend", advice(found.remedy))):
+            first, *rest = style.folded(text, 8)
+            lines += [f"  {name:<4}  {first}", *(f"{'':<8}{line}" for line in rest)]
     return lines
 
 
@@ -83,7 +84,6 @@ def _row(change: Change, view: FleetView) -> list[str]:
     observed = host.server(change.server.slug) if host else None
     process = observed.process if observed else None
     endpoint = observed.endpoint if observed else None
-    drift = ", ".join(field.path for field in change.fields)
     return [
         str(change.server),
         change.phase.value,
@@ -94,8 +94,16 @@ def _row(change: Change, view: FleetView) -> list[str]:
         age_text(host.now - process.started_at) if host and process else "",
         (endpoint.version or "") if endpoint else "",
         observed.runtime if observed else "",
-        drift or (change.reason.value if change.pending else ""),
+        _drift(change),
     ]
+
+
+def _drift(change: Change) -> str:
+    """What differs, else why something is to be done; and why it must not be done now."""
+    drift = ", ".join(field.path for field in change.fields)
+    if change.action is Action.BLOCKED:
+        return f"{drift}; blocked: {change.reason}" if drift else f"blocked: {change.reason}"
+    return drift or (change.reason.value if change.pending else "")
 
 
 def gpus_text(change: Change, view: FleetView) -> str:
@@ -119,6 +127,12 @@ def age_text(seconds: float) -> str:
     return f"{minutes // 60}h" if minutes < 48 * 60 else f"{minutes // 1440}d"
 
 
+def _placed_lines(placement: JsonValue) -> list[str]:
+    """`placement` of a server's document: its GPUs and the numbers that the tool chose, each with the reason."""
+    reasons = placement.get("reasons") if isinstance(placement, dict) else None
+    return ["placed", *(f"  {printable(str(reason))}" for reason in reasons)] if isinstance(reasons, list) else []
+
+
 def show_text(shown: Shown, style: Style) -> str:
     """One server: what is wanted and where that was said, what is seen, what differs, the argv."""
     document = shown.document
@@ -132,6 +146,7 @@ def show_text(shown: Shown, style: Style) -> str:
         lines += [
             f"  {name:<16} {_seen(name, value)}" for name, value in observed.items() if value not in (None, [], {})
         ]
+    lines += _placed_lines(document["placement"])
     memory = memory_lines(document["memory"])
     lines += ["memory", *memory] if memory else []
     tuning = document["tuning"]

@@ -47,7 +47,7 @@ def status(arguments: argparse.Namespace) -> int:
                 style = style_for(sys.stdout, no_color=arguments.no_color)
                 why = explanations(ready, view, plan)
                 head = CLEAR if arguments.watch and sys.stdout.isatty() else ""
-                print("\n".join([head + status_text(view, plan, style), *explained_lines(why)]), flush=True)
+                print("\n".join([head + status_text(view, plan, style), *explained_lines(why, style)]), flush=True)
             if not arguments.watch:
                 return plan_code(plan, detailed=False)
             time.sleep(WATCH_EVERY_S)
@@ -87,7 +87,8 @@ def logs(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"format_version": FORMAT_VERSION, "server": str(server), "lines": list(lines)})
     elif found is not None:
-        note("\n".join(explained_lines({server: found})))
+        style = style_for(sys.stderr, no_color=arguments.no_color)
+        note("\n".join(explained_lines({server: found}, style)))
     return 0
 
 

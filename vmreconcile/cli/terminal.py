@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TextIO
 
 COLORS: Mapping[str, str] = {
@@ -24,22 +25,44 @@ COLORS: Mapping[str, str] = {
 }
 
 
+LEAST_ROOM = 40
+"""Columns for long text, however far in it begins and however narrow the terminal is."""
+
+EACH_GPU = re.compile(r"(?<=[;.]) (?=GPU \d)")
+"""Where the evidence of one GPU ends and that of the next begins (`core/gpus/choose.py`)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """Whether to colour, and how wide to write."""
+    """Whether to colour, how wide a table may be, and where to fold long text: 0 for nowhere, as programs read it."""
 
     color: bool = False
     width: int = 100
+    fold: int = 0
 
     def paint(self, text: str, color: str) -> str:
         """Colour `text` where colours are wanted."""
         return f"\x1b[{COLORS[color]}m{text}\x1b[0m" if self.color and color in COLORS else text
 
+    def folded(self, text: str, indent: int) -> list[str]:
+        """`text` as lines that fit beside `indent` columns; each GPU of a long list begins one of its own."""
+        if not self.fold or len(text) + indent <= self.fold:
+            return [text]
+        room = max(self.fold - indent, LEAST_ROOM)
+        return [
+            line
+            for part in EACH_GPU.split(text)
+            for line in wrap(part, room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        ]
+
 
 def style_for(stream: TextIO, *, no_color: bool) -> Style:
     """Colours only on a terminal, and neither with --no-color nor NO_COLOR, unless that is empty (no-color.org)."""
     color = stream.isatty() and not no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Style(color=color, width=shutil.get_terminal_size((100, 24)).columns if stream.isatty() else 160)
+    if not stream.isatty():
+        return Style(color=color, width=160)
+    columns = shutil.get_terminal_size((100, 24)).columns
+    return Style(color=color, width=columns, fold=columns)
 
 
 def printable(text: str) -> str:

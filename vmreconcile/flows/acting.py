@@ -66,9 +66,14 @@ def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
         if not done:
             raise
         again = second_try(change, first, run, later)
-        run.reporter.says(change.server, f"{first.failure.summary}: {again.told}")
+        run.reporter.says(change.server, f"{_unnamed(first.failure.summary, change)}: {again.told}")
         _once_more(again, run)
     return done
+
+
+def _unnamed(summary: str, change: Change) -> str:
+    """A failure's summary without the server's name, which stands before the line already."""
+    return summary.removeprefix(f"{change.server} ")
 
 
 def _once_more(again: Again, run: Run) -> None:

@@ -152,9 +152,9 @@ def run_of(prepared: Prepared, reporter: Reporter) -> Run:
 
 
 def _on_its_host(server: ServerId, prepared: Prepared) -> Checkpoint | None:
-    """The files of a server's model as its host has them, once it has started there."""
+    """The files of a server's model as its host has them, once it has started; else those that were planned with."""
     wanted = [each for each in prepared.inputs.desired.servers if each.id == server]
-    return read_model_files(wanted, prepared.fleet).checkpoints.get(server)
+    return read_model_files(wanted, prepared.fleet).checkpoints.get(server) or prepared.files.get(server)
 
 
 def inventory_digest(prepared: Prepared) -> str:

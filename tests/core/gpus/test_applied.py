@@ -22,6 +22,15 @@ def test_what_was_decided_is_the_tools() -> None:
     assert found.settings["max_num_seqs"].origin is FILE
 
 
+def test_each_number_has_its_own_reason() -> None:
+    """Not that of the GPUs, nor that of another number."""
+    reasons = ("GPU 0, alone: free", "gpu_memory_utilization 0.45: shared; 3.0 GiB", "max_model_len 4096: the longest")
+    settings = {"gpu_memory_utilization": 0.45, "max_model_len": 4096}
+    found = with_placed(wanted(), Placed(settings=settings, reasons=reasons)).settings  # type: ignore[arg-type]  # JSON
+    assert found["gpu_memory_utilization"].origin.note == "shared; 3.0 GiB"
+    assert found["max_model_len"].origin.note == "the longest"
+
+
 def test_a_number_that_is_to_be_nobodys_is_left_to_vllm() -> None:
     """`auto` is a word of files; a vLLM that does not know it gets no such argument."""
     server = wanted(args={"max_model_len": "auto", "dtype": "auto"})

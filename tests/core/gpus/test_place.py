@@ -318,3 +318,16 @@ def test_an_instance_each_and_a_reason_for_one_too_many() -> None:
     found = placing([model(f"m{at}", "qwen2.5-0.5b") for at in range(8)], machine([whole, *parts]), files=False)
     assert [placed.devices for _, placed in sorted(found.placed.items())] == [*((f"MIG-{at}",) for at in range(7)), ()]
     assert block(found, "m7@h1").reason is Reason.MEMORY_UNKNOWN
+
+
+def test_one_that_is_blocked_leaves_its_room_to_others() -> None:
+    """What asks for too much of a listed GPU is in nobody's way, nor named as such."""
+    servers = [model(name, args={"gpu_memory_utilization": 0.6}, gpus=(0,)) for name in "ab"]
+    number = {"gpu_memory_utilization": 0.3}
+    found = placing([*servers, model("c", args=number)], machine(1))
+    assert list(found.blocks) == [ServerId.parse("b@h1")]
+    assert block(found, "b@h1").reason is Reason.GPU_OVERCOMMITTED
+    assert indices(found) == {"a": [0], "b": [], "c": [0]}
+    large = placing([*servers, model("c", args={"gpu_memory_utilization": 0.5})], machine(1))
+    assert "a takes 47.5 GiB" in block(large, "c@h1").note
+    assert "b takes" not in block(large, "c@h1").note

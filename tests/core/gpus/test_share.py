@@ -179,6 +179,18 @@ def test_it_gives_way_to_a_newcomer_that_has_no_other_gpu() -> None:
     assert numbers(found) == {"a": None, "b": None}
 
 
+def test_only_who_has_most_to_spare_gives_way() -> None:
+    """The other one that runs there is not restarted for a newcomer; both are where one does not have enough."""
+    servers = [model(name, args=SMALL) for name in "ab"]
+    there = machine([card(0, held={10: 51.0, 11: 26.0})], running("a", 10, 0.64), running("b", 11, 0.32))  # type: ignore[arg-type]
+    found = numbers(placing([*servers, model("c", args={"gpu_memory_utilization": 0.2})], there))
+    assert found["b"] == 0.32
+    assert 0.43 < found["a"] < 0.48  # type: ignore[operator]  # a float
+    larger = placing([*servers, model("c", args={"gpu_memory_utilization": 0.48})], there)
+    assert not larger.blocks
+    assert max(numbers(larger)[name] for name in "ab") < 0.32  # type: ignore[type-var]  # floats
+
+
 def test_a_number_that_somebody_wrote_before_does_not_stay() -> None:
     """Now it is left to the tool: alone, vLLM's own default stands."""
     there = machine([card(0, held={10: 38.0})], running("a", 10, 0.48, decided=False))  # type: ignore[arg-type]

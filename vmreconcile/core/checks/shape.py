@@ -133,11 +133,16 @@ def _missing_key(path: Path, key: str, schema: _Schema) -> Finding:
     )
 
 
+SHORT_LIST = 16
+"""A list of so many numbers is repeated as it was written, for lists of GPUs are right in most cases."""
+
+
 def _said(value: JsonValue) -> str:
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
-        return "a list"
+        numbers = len(value) <= SHORT_LIST and all(isinstance(item, int) for item in value)
+        return f"[{', '.join(map(shown, value))}]" if numbers else "a list"
     return shown(value)
 
 

@@ -13,9 +13,16 @@ def with_placed(server: DesiredServer, placed: Placed | None) -> DesiredServer:
     """The server as it is to be started; a number that was decided to be nobody's is left to vLLM."""
     if placed is None:
         return server
-    origin = Origin(kind=OriginKind.TOOL, note="; ".join(placed.reasons))
     settings = dict(server.settings) | {
-        name: Setting(value=value, origin=origin) for name, value in placed.settings.items()
+        name: Setting(value=value, origin=Origin(kind=OriginKind.TOOL, note=_why(name, placed)))
+        for name, value in placed.settings.items()
     }
     kept = {name: each for name, each in settings.items() if each.value is not None or name not in placed.settings}
     return replace(server, settings=dict(sorted(kept.items())), visible=placed.visible)
+
+
+def _why(name: str, placed: Placed) -> str:
+    """The reason of one number alone; where it has none, those of the whole placement."""
+    said = f"{name} {placed.settings[name]}: "
+    found = [reason.removeprefix(said) for reason in placed.reasons if reason.startswith(said)]
+    return "; ".join(found or placed.reasons)

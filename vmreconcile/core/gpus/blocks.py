@@ -103,7 +103,7 @@ def overfull(found: Overfull, seats: Seats) -> Block:
     if len(asks) == 1:
         note = f"{gpu.label} has {gib(total)} GiB; {asks[0]}"
         return Block(reason=Reason.DOES_NOT_FIT, note=note, remedy=_smaller(found.last))
-    note = f"{gpu.label} has {gib(total)} GiB; {', '.join(asks)}"
+    note = f"{gpu.label} has {gib(total)} GiB; {', '.join(asks)}; CUDA takes {gib(CONTEXT)} more for each"
     remedy = "make the numbers smaller, or give one of them another GPU"
     return Block(reason=Reason.GPU_OVERCOMMITTED, note=note, remedy=remedy)
 

@@ -80,18 +80,27 @@ def _attempt(
         if tenant.runs and tenant.id in still and now:
             seats.put(as_it_is(tenant, now), now)
     waiting = [tenant for tenant in tenants if tenant.count and tenant.id not in {*blocks, *still}]
-    for find in (running, listed, returning, chosen):
+    for find in (running, listed):
         waiting = _seat(waiting, seats, find, blocks)
-    found = shares(seats)
-    while isinstance(found, Overfull):
-        blocks[found.last.id] = overfull(found, seats)
-        seats.leave(found.last)
-        found = shares(seats)
+    _shared_out(seats, blocks)  # who asks for too much of a listed GPU is in nobody's way who may choose
+    for find in (returning, chosen):
+        waiting = _seat(waiting, seats, find, blocks)
+    found = _shared_out(seats, blocks)
     return Placing(
         placed={tenant.id: _outcome(tenant, seats, found, blocks, still) for tenant in tenants},
         blocks=blocks,
         notes={tenant.id: note for tenant in tenants if (note := mixed(tenant, seats) or too_small(tenant, seats))},
     )
+
+
+def _shared_out(seats: Seats, blocks: dict[ServerId, Block]) -> Shares:
+    """Numbers for all that have a seat, once those for whom a GPU has not enough were blocked and have left."""
+    found = shares(seats)
+    while isinstance(found, Overfull):
+        blocks[found.last.id] = overfull(found, seats)
+        seats.leave(found.last)
+        found = shares(seats)
+    return found
 
 
 def _outcome(

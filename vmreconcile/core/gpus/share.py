@@ -52,10 +52,18 @@ def shares(seats: Seats) -> Shares | Overfull:
         tight = _overfull(seats, found)
         if tight is None:
             return _spread(seats, found)
-        kept = {tenant.id for tenant in seats.on(tight) if found[tenant.id].kept}
+        kept = [tenant for tenant in seats.on(tight) if found[tenant.id].kept]
         if not kept:
             return _give_up(seats, tight, found, loose)
-        loose |= kept
+        loose.add(max(kept, key=lambda tenant: (_to_spare(tenant, tight, seats), tenant.rank)).id)
+
+
+def _to_spare(tenant: Tenant, uuid: str, seats: Seats) -> float:
+    """What a running server has beyond what it needs: who has most gives way, and the others are not disturbed."""
+    demand = tenant.demand(uuid)
+    if isinstance(demand, str) or tenant.runs_with is None:
+        return 0.0
+    return tenant.runs_with - max(_share_of(demand, uuid, seats), tenant.floor)
 
 
 def _give_up(seats: Seats, uuid: str, found: Shares, loose: set[ServerId]) -> Overfull:
