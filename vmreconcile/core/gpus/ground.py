@@ -142,8 +142,8 @@ def flaw_of(gpu: Gpu) -> str:
 
 
 def _can_be_told(gpu: Gpu) -> bool:
-    """Whether a GPU can be named and reckoned with; with less than the driver may keep there is nothing to share."""
-    return bool(gpu.uuid) and gpu.memory_total > GIB
+    """Whether a GPU can be named and reckoned with."""
+    return bool(gpu.uuid and gpu.memory_total)
 
 
 def is_suspect(gpu: Gpu) -> bool:

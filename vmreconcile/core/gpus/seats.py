@@ -13,6 +13,7 @@ from vmreconcile.core.gpus.demand import GIVEN, Demand
 from vmreconcile.core.gpus.ground import Ground
 from vmreconcile.core.gpus.tenants import Tenant, where_now
 from vmreconcile.model.names import ServerId
+from vmreconcile.vllm.memory.predict import CONTEXT
 
 STEP = 0.01
 """Utilizations that the tool chooses are whole hundredths: one more digit would be noise."""
@@ -63,7 +64,9 @@ class Seats:
         """
         if self.on(uuid):
             return False
-        return not self.ground.others[uuid] or self.ground.room(uuid, 1) >= share * self.ground.cards[uuid].total
+        total = self.ground.cards[uuid].total
+        empty = not self.ground.others[uuid] and total > CONTEXT
+        return empty or self.ground.room(uuid, 1) >= share * total
 
     def left(self, uuid: str, *, shrunk: bool) -> int | None:
         """Bytes of a GPU for one server more; None where nobody can say what those on it need.
