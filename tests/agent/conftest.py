@@ -121,11 +121,15 @@ def world(tmp_path: Path, simulator: Path) -> Iterator[World]:
     made.close()
 
 
+def oldest_python() -> str:
+    """A Python 3.8, the oldest that the agent is for; "" where this machine has none."""
+    return next(map(str, sorted((Path.home() / ".pyenv/versions").glob("3.8.*/bin/python"))), "")
+
+
 @pytest.fixture
 def old_world(tmp_path: Path, simulator: Path) -> Iterator[World]:
     """The same under Python 3.8, which knows no pidfd; where there is none, under the tests' own."""
-    old = sorted((Path.home() / ".pyenv/versions").glob("3.8.*/bin/python"))
-    made = World(tmp_path, simulator, str(old[0]) if old else sys.executable)
+    made = World(tmp_path, simulator, oldest_python() or sys.executable)
     yield made
     made.close()
 

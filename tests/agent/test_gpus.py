@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.agent.conftest import SLUG, World, wait_until
+from tests.agent.conftest import SLUG, World, oldest_python, wait_until
 from tests.agent.driver import ROOM, Agent, build_archive
 from tests.lab.nvml import NAME, build
 from vmreconcile.agent import gpus, kernel_log, nvidia_smi
@@ -377,13 +377,13 @@ def test_nothing_costs_nothing() -> None:
 @pretended
 def test_the_oldest_python(cards: Cards, program: int) -> None:
     """Python 3.8 with the same pynvml, where there is one."""
-    old = sorted((Path.home() / ".pyenv/versions").glob("3.8.*/bin/python"))
+    old = oldest_python()
     if not old:
         pytest.skip("no Python 3.8 here")
     cards.are(SPLIT)
     cards.messages.write_text(XIDS)
     hold(str(cards.folder), program, {PART: GIB})
-    assert cards.seen(python=str(old[0])) == cards.seen()
+    assert cards.seen(python=old) == cards.seen()
 
 
 @pretended
