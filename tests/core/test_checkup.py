@@ -9,7 +9,7 @@ import pytest
 from tests.lab.fake_host import FakeHost
 from tests.lab.gpu_views import card, seen
 from tests.lab.worlds import known, wanted, world
-from vmreconcile.core.checkup.gpus import MEANINGS, gpu_checks
+from vmreconcile.core.checkup.gpus import gpu_checks
 from vmreconcile.core.checkup.ground import ground_checks
 from vmreconcile.core.checkup.limits import limit_checks
 from vmreconcile.core.checkup.others import other_checks
@@ -244,9 +244,12 @@ def test_an_ill_gpu_has_a_line_and_a_remedy(ill: dict[str, object], status: Heal
     assert remedy in second.remedy
 
 
-def test_every_grave_error_has_words() -> None:
-    """The two lists are one."""
-    assert set(MEANINGS) == GRAVE_XIDS
+@pytest.mark.parametrize("number", sorted(GRAVE_XIDS))
+def test_every_grave_error_has_words(number: int) -> None:
+    """Its own, beside its number."""
+    _, second = cards(replace(card(0), xids=(number,)))
+    assert GRAVE_XIDS[number]
+    assert f"Xid {number} ({GRAVE_XIDS[number]}) since boot" in second.summary
 
 
 def test_memory_of_others_is_told_and_that_of_ours_is_not() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmreconcile.core.fingerprints import Known, fingerprint, shown
-from vmreconcile.core.gpus.visible import ORDER, VISIBLE, named, split_words
+from vmreconcile.core.gpus.visible import ORDER, VISIBLE, named, words_in
 from vmreconcile.core.launching import TOKEN_VARIABLE, launch_settings, public_env
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.gpus import Placed
@@ -165,8 +165,8 @@ def _is_placing(subject: Subject, field: Field) -> bool:
 
 def _gpus(subject: Subject, process: Process) -> tuple[Field, ...]:
     """The GPUs, whichever way they are named: a server that already is on the right ones is left there."""
-    seen, visible, host = process.env.get(VISIBLE), subject.wanted.visible, subject.host
-    words = split_words(seen.value) if seen else ()
+    visible, host = subject.wanted.visible, subject.host
+    words = words_in(process.env)
     if words == visible or VISIBLE in subject.wanted.env or not (visible or _ours(subject, VISIBLE)):
         return ()
     if not host.gpus and host.gpu_problem is None:
@@ -183,8 +183,7 @@ def _gpus(subject: Subject, process: Process) -> tuple[Field, ...]:
 
 def _held(process: Process, host: HostView) -> set[str]:
     """The GPUs on which a process and its workers hold memory."""
-    pids = {process.pid, *(child.pid for child in process.children)}
-    return {gpu.uuid for gpu in host.gpus if not gpu.split and any(pid in pids for pid, _ in gpu.processes)}
+    return {gpu.uuid for gpu in host.gpus if not gpu.split and gpu.held_by(process.pids)}
 
 
 def _labels(devices: set[str], host: HostView) -> str | None:

@@ -9,7 +9,7 @@ from vmreconcile.core.gpus.demand import SHARE
 from vmreconcile.core.gpus.knowledge import Lore
 from vmreconcile.core.gpus.place import Fixed, Placing, place
 from vmreconcile.core.gpus.tenants import Tenant, tenant_of
-from vmreconcile.core.gpus.visible import VISIBLE, named, split_words
+from vmreconcile.core.gpus.visible import named, words_in
 from vmreconcile.core.tuning import tuned
 from vmreconcile.model.desired import DesiredServer, DesiredState
 from vmreconcile.model.observed import HostView
@@ -40,14 +40,16 @@ def making_room(changes: Iterable[Change], host: HostView) -> list[Change]:
     changes = list(changes)
     found = []
     for change in changes:
+        if not (change.pending and change.disruptive and change.placed):
+            found.append(change)
+            continue
         taken = frozenset(
             uuid
             for other in changes
             if other.server != change.server and other.pending and other.placed and _loads(other)
             for uuid in other.placed.devices
         )
-        now = _now(change, host) if change.pending and change.disruptive and change.placed else frozenset()
-        stays = frozenset(change.placed.devices) if change.placed else frozenset()
+        now, stays = _now(change, host), frozenset(change.placed.devices)
         in_the_way = bool(now & taken)
         moves, shrinks = in_the_way and now != stays, in_the_way and now == stays and _takes_less(change)
         found.append(replace(change, early=change.early or moves, frees=shrinks))
@@ -75,8 +77,5 @@ def _now(change: Change, host: HostView) -> frozenset[str]:
     process = host.server(change.server.slug).process
     if process is None:
         return frozenset()
-    pids = {process.pid, *(child.pid for child in process.children)}
-    held = frozenset(gpu.uuid for gpu in host.gpus if any(pid in pids for pid, _ in gpu.processes))
-    seen = process.env.get(VISIBLE)
-    words = split_words(seen.value) if seen else ()
-    return held | frozenset(uuid for word in words if (uuid := named(word, host.gpus)))
+    held = frozenset(gpu.uuid for gpu in host.gpus if gpu.held_by(process.pids))
+    return held | frozenset(uuid for word in words_in(process.env) if (uuid := named(word, host.gpus)))

@@ -229,19 +229,12 @@ def _unknown_row(server: ServerId) -> Json:
 
 def gpus_of(observed: ObservedServer, host: HostView) -> tuple[int, ...]:
     """Indices of the GPUs on which the server's processes hold memory."""
-    pids = _pids(observed)
-    return tuple(gpu.index for gpu in host.gpus if any(pid in pids for pid, _ in gpu.processes))
+    return tuple(gpu.index for gpu in host.gpus if gpu.held_by(observed.pids))
 
 
 def gpu_memory_of(observed: ObservedServer, host: HostView) -> int | None:
     """Bytes that the server's processes hold on all GPUs; None where no GPU is seen."""
     if not host.gpus:
         return None
-    pids = _pids(observed)
+    pids = observed.pids
     return sum(used or 0 for gpu in host.gpus for pid, used in gpu.processes if pid in pids)
-
-
-def _pids(observed: ObservedServer) -> set[int]:
-    process = observed.process
-    roots = {process.pid, *(child.pid for child in process.children)} if process else set()
-    return roots | {worker.pid for worker in observed.orphans}

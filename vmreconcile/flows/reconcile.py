@@ -141,20 +141,21 @@ def reconcile(
 
 def run_of(prepared: Prepared, reporter: Reporter) -> Run:
     """What an execution over this fleet needs."""
+    desired = {server.id: server for server in prepared.inputs.desired.servers}
     return Run(
         fleet=prepared.fleet,
-        desired={server.id: server for server in prepared.inputs.desired.servers},
+        desired=desired,
         known=prepared.known,
         secrets=prepared.secrets,
         reporter=reporter,
-        model_files=lambda server: _on_its_host(server, prepared),
+        model_files=lambda server: _on_its_host(desired[server], prepared),
     )
 
 
-def _on_its_host(server: ServerId, prepared: Prepared) -> Checkpoint | None:
+def _on_its_host(server: DesiredServer, prepared: Prepared) -> Checkpoint | None:
     """The files of a server's model as its host has them, once it has started; else those that were planned with."""
-    wanted = [each for each in prepared.inputs.desired.servers if each.id == server]
-    return read_model_files(wanted, prepared.fleet).checkpoints.get(server) or prepared.files.get(server)
+    found = read_model_files([server], prepared.fleet).checkpoints
+    return found.get(server.id) or prepared.files.get(server.id)
 
 
 def inventory_digest(prepared: Prepared) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from vmreconcile.model.values import JsonValue
@@ -40,6 +40,10 @@ class Gpu:
     ecc_errors: int | None = None
     remapping_failed: bool = False
     xids: tuple[int, ...] = ()
+
+    def held_by(self, pids: Container[int]) -> bool:
+        """Whether one of these processes holds memory of it."""
+        return any(pid in pids for pid, _ in self.processes)
 
     @property
     def label(self) -> str:

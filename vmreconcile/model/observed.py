@@ -52,6 +52,11 @@ class Process:
     env: Mapping[str, EnvValue] = field(default_factory=dict)
     children: tuple[Worker, ...] = ()
 
+    @property
+    def pids(self) -> frozenset[int]:
+        """The root, and the workers under it."""
+        return frozenset({self.pid, *(child.pid for child in self.children)})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
@@ -148,6 +153,11 @@ class ObservedServer:
     endpoint: Endpoint | None = None
     log_path: str = ""
     problems: tuple[str, ...] = ()
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """Every process of it; workers whose root died belong to it, and go before it starts again."""
+        return (self.process.pids if self.process else frozenset()) | {worker.pid for worker in self.orphans}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,20 +14,6 @@ from vmreconcile.model.observed import HostView, InstalledVllm
 BUILT_FOR = re.compile(r"\+cu(\d+)(\d)\b")
 """The CUDA that a wheel was built for, where its version says so: '0.11.2+cu129' is 12.9."""
 
-MEANINGS = {
-    48: "memory error of two bits",
-    64: "a broken row could not be recorded",
-    74: "NVLink error",
-    79: "the GPU fell off the bus",
-    95: "uncontained memory error",
-    119: "its system processor does not answer",
-    120: "error of its system processor",
-    140: "memory error without recovery",
-    143: "it could not be initialized",
-    154: "it asks for a recovery",
-}
-"""NVIDIA, "XID Errors": those of GRAVE_XIDS in few words."""
-
 NOTICED = GIB // 4
 """Bytes held by somebody else that are worth a line: a display or a monitor holds less."""
 
@@ -106,7 +92,7 @@ def _health(gpu: Gpu, instances: int) -> Iterator[Check]:
         )
     grave = [number for number in gpu.xids if number in GRAVE_XIDS]
     if grave:
-        told = ", ".join(f"Xid {number} ({MEANINGS.get(number, 'grave')})" for number in grave)
+        told = ", ".join(f"Xid {number} ({GRAVE_XIDS[number]})" for number in grave)
         yield judged(
             "gpu",
             good=False,

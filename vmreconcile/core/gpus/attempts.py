@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vmreconcile.core.gpus.demand import GIVEN, LENGTH, SHARE, is_open
-from vmreconcile.core.gpus.ground import Ground, ground_of, pids_of
+from vmreconcile.core.gpus.ground import Ground, ground_of
 from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.core.gpus.mending import Attempt, Mend
 from vmreconcile.core.gpus.tenants import Tenant
@@ -51,7 +51,7 @@ def _to_come(change: Change, gpu: Gpu, host: HostView) -> int:
     if placed is None or gpu.uuid not in placed.devices or not placed.requested:
         return 0
     asked = placed.requested[placed.devices.index(gpu.uuid)] + CONTEXT
-    mine = pids_of(host.server(change.server.slug))
+    mine = host.server(change.server.slug).pids
     return max(0, asked - sum(size or 0 for pid, size in gpu.processes if pid in mine))
 
 

@@ -7,7 +7,7 @@ from vmreconcile.core.gpus.demand import SHARE, gib
 from vmreconcile.core.gpus.ground import Ground, flaw_of
 from vmreconcile.core.gpus.seats import Seats, least_of, unknown_on
 from vmreconcile.core.gpus.share import Overfull
-from vmreconcile.core.gpus.tenants import Tenant, was_told, where_now
+from vmreconcile.core.gpus.tenants import Tenant, was_told
 from vmreconcile.core.gpus.visible import VISIBLE, reads_uuids
 from vmreconcile.model.observed import HostView
 from vmreconcile.model.plan import Block, Reason
@@ -29,7 +29,7 @@ def unseen(tenant: Tenant, host: HostView) -> Block | None:
 def listed_wrongly(tenant: Tenant, ground: Ground) -> Block | None:
     """Something is wrong with GPUs that were asked for one by one."""
     there = ", ".join(str(gpu.index) for gpu in ground.gpus.values() if not gpu.parent)
-    there_already = where_now(tenant, ground) if tenant.runs else ()
+    there_already = tenant.now if tenant.runs else ()
     for word in tenant.listed:
         gpu = ground.gpu(word)
         if gpu is None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from vmreconcile.core.gpus.ground import pids_of
-from vmreconcile.core.gpus.visible import VISIBLE, named, split_words
+from vmreconcile.core.gpus.visible import named, words_in
 from vmreconcile.model.gpus import Gpu
 from vmreconcile.model.observed import HostView, ObservedServer
 
@@ -14,12 +13,10 @@ def devices_of(server: ObservedServer, host: HostView) -> tuple[Gpu, ...]:
     A driver in a container may tell nobody's processes. () where nothing of this says it.
     """
     usable = [gpu for gpu in host.gpus if gpu.memory_total and not gpu.split]
-    pids = pids_of(server)
-    held = tuple(gpu for gpu in usable if any(pid in pids for pid, _ in gpu.processes))
+    held = tuple(gpu for gpu in usable if gpu.held_by(server.pids))
     if held:
         return held
-    seen = server.process.env.get(VISIBLE) if server.process else None
-    words = split_words(seen.value) if seen else ()
+    words = words_in(server.process.env) if server.process else ()
     uuids = {named(word, host.gpus) for word in words}
     told = tuple(gpu for gpu in usable if gpu.uuid in uuids)
     if words:

@@ -6,7 +6,7 @@ from vmreconcile.core.gpus.blocks import listed_wrongly, nowhere, too_old
 from vmreconcile.core.gpus.choose import choose
 from vmreconcile.core.gpus.ground import Ground, flaw_of
 from vmreconcile.core.gpus.seats import Seats
-from vmreconcile.core.gpus.tenants import Tenant, was_told, where_now
+from vmreconcile.core.gpus.tenants import Tenant, was_told
 from vmreconcile.model.plan import Block
 
 
@@ -14,7 +14,7 @@ def running(tenant: Tenant, seats: Seats) -> tuple[str, ...] | None:
     """Where a server runs, if it may stay there. One that was told nothing took the first GPUs that it saw."""
     if not tenant.runs or tenant.listed:
         return None
-    now = where_now(tenant, seats.ground)
+    now = tenant.now
     if not now or (len(now) < tenant.count and not tenant.changed):  # its start has not come to the others yet
         rest = (uuid for uuid in first_seen(tenant, seats.ground) if uuid not in now)
         now = (*now, *rest)[: tenant.count]
@@ -41,16 +41,15 @@ def listed(tenant: Tenant, seats: Seats) -> tuple[str, ...] | Block | None:
     """GPUs that somebody wrote."""
     if not tenant.listed:
         return None
+    devices = tuple(uuid for word in tenant.listed if (uuid := seats.ground.named(word)))
     if not isinstance(tenant.server.gpus, tuple):  # in its env: left as it is, and reckoned with where it is understood
-        named = [seats.ground.named(word) for word in tenant.listed]
-        return tuple(uuid for uuid in named if uuid)
-    block = listed_wrongly(tenant, seats.ground)
-    return block or tuple(uuid for word in tenant.listed if (uuid := seats.ground.named(word)))
+        return devices
+    return listed_wrongly(tenant, seats.ground) or devices
 
 
 def returning(tenant: Tenant, seats: Seats) -> tuple[str, ...] | None:
     """Where a server that does not run was before, if there is still room for it."""
-    before = where_now(tenant, seats.ground)
+    before = tenant.now
     if tenant.listed or not before or must_move(tenant, before, seats.ground):
         return None
     share = tenant.number if tenant.number is not None else tenant.default

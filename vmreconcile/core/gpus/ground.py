@@ -20,9 +20,20 @@ from vmreconcile.vllm.memory.sizes import GIB
 UNSEEN = GIB
 """Memory that no process is seen to hold, from which on it counts: drivers and displays keep less."""
 
-GRAVE_XIDS = frozenset({48, 64, 74, 79, 95, 119, 120, 140, 143, 154})
-"""Errors after which a GPU needs a reset or a repair (NVIDIA, "XID Errors": recommended actions). One that was reset
-since cannot be told from one that was not, so such a GPU is only taken last."""
+GRAVE_XIDS = {
+    48: "memory error of two bits",
+    64: "a broken row could not be recorded",
+    74: "NVLink error",
+    79: "the GPU fell off the bus",
+    95: "uncontained memory error",
+    119: "its system processor does not answer",
+    120: "error of its system processor",
+    140: "memory error without recovery",
+    143: "it could not be initialized",
+    154: "it asks for a recovery",
+}
+"""Errors after which a GPU needs a reset or a repair, in few words (NVIDIA, "XID Errors": recommended actions). One
+that was reset since cannot be told from one that was not, so such a GPU is only taken last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,21 +82,22 @@ def ground_of(host: HostView, ours: Collection[ObservedServer], cordoned: Iterab
     `ours` are the servers that will run there, and those that this very plan takes down: their memory is nobody else's.
     `cordoned` is as it was written.
     """
-    gpus = {gpu.uuid: gpu for gpu in sorted(host.gpus, key=_order) if _can_be_told(gpu)}
-    mine = {pid for server in ours for pid in pids_of(server)}
+    everything = sorted(host.gpus, key=_order)
+    gpus = {gpu.uuid: gpu for gpu in everything if _can_be_told(gpu)}
+    cards = {uuid: seen_gpu(gpu.name, gpu.memory_total) for uuid, gpu in gpus.items()}
+    mine = {pid for server in ours for pid in server.pids}
     seen = {pid for gpu in host.gpus for pid, _ in gpu.processes}
-    hidden = any(server.process and seen.isdisjoint(pids_of(server)) for server in ours)
+    hidden = any(server.process and seen.isdisjoint(server.pids) for server in ours)
     names = _names(host)
-    bare = Ground(gpus=gpus, cards={uuid: seen_gpu(gpu.name, gpu.memory_total) for uuid, gpu in gpus.items()})
     return Ground(
         gpus=gpus,
-        cards=bare.cards,
+        cards=cards,
         others={
-            uuid: (*_seen(gpu, mine, names), *([] if hidden else _unseen(gpu, bare.cards[uuid].total)))
+            uuid: (*_seen(gpu, mine, names), *([] if hidden else _unseen(gpu, cards[uuid].total)))
             for uuid, gpu in gpus.items()
         },
-        cordoned=frozenset(uuid for word in cordoned if (uuid := bare.named(word)) is not None),
-        silent=tuple(gpu for gpu in sorted(host.gpus, key=_order) if not _can_be_told(gpu)),
+        cordoned=frozenset(uuid for word in cordoned if (uuid := named(word, gpus.values())) is not None),
+        silent=tuple(gpu for gpu in everything if not _can_be_told(gpu)),
         problem=host.gpu_problem or "",
     )
 
@@ -94,20 +106,13 @@ def _order(gpu: Gpu) -> tuple[int, int]:
     return gpu.index, -1 if gpu.instance is None else gpu.instance
 
 
-def pids_of(server: ObservedServer) -> set[int]:
-    """Every process of a server; workers whose root died belong to it, and go before it starts again."""
-    process = server.process
-    roots = {process.pid, *(child.pid for child in process.children)} if process else set()
-    return roots | {worker.pid for worker in server.orphans}
-
-
 def _names(host: HostView) -> dict[int, str]:
     """What is known of processes that hold memory of GPUs."""
     names = {pid: f"not ours: {what[:60]}" for pid, what in host.programs.items()}
     names |= {stranger.pid: f"not ours: {stranger.what[:60]}" for stranger in host.strangers}
     names |= {orphan.pid: f"an orphaned {orphan.title or 'worker'}" for orphan in host.orphans}
     for server in host.servers:
-        names |= dict.fromkeys(pids_of(server), f"our server {server.slug}")
+        names |= dict.fromkeys(server.pids, f"our server {server.slug}")
     return names
 
 
@@ -148,4 +153,4 @@ def _can_be_told(gpu: Gpu) -> bool:
 
 def is_suspect(gpu: Gpu) -> bool:
     """Whether other GPUs should be taken first."""
-    return bool(gpu.ecc_errors) or not GRAVE_XIDS.isdisjoint(gpu.xids)
+    return bool(gpu.ecc_errors) or not GRAVE_XIDS.keys().isdisjoint(gpu.xids)

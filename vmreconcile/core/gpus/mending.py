@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from vmreconcile.core.gpus.demand import LENGTH, MEASURED_AGAIN, SHARE, gib
-from vmreconcile.core.gpus.seats import STEP
+from vmreconcile.core.gpus.rounding import STEP, down, shorter, up
 from vmreconcile.model.gpus import Figures
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.memory.sizes import GIB
@@ -32,9 +32,6 @@ BACK = 0.05
 SHORTER = 0.95
 """Which part of vLLM's estimate of a context is taken: two starts do not find exactly the same memory."""
 
-ROUND = 256
-"""A context that is chosen is a multiple of so many tokens."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
@@ -53,7 +50,7 @@ class Attempt:
     @property
     def ceiling(self) -> float:
         """The largest share that there is room for."""
-        return _down(self.room / self.total)
+        return down(self.room / self.total)
 
     @property
     def kv(self) -> int | None:
@@ -111,7 +108,7 @@ def _more(attempt: Attempt, left: int | None, needed: int) -> Mends:
     if left is None or needed <= left:
         return Mends(against="its log does not tell how much is missing")
     missing = needed - left
-    wanted = _up(attempt.share + (missing + MEASURED_AGAIN) / attempt.total)
+    wanted = up(attempt.share + (missing + MEASURED_AGAIN) / attempt.total)
     told = f"{gib(max(0, left))} GiB were left for a KV cache that needs {gib(needed)}"
     if left < 0:
         told = f"{gib(-left)} GiB were missing, and the KV cache needs {gib(needed)}"
@@ -123,11 +120,11 @@ def _more(attempt: Attempt, left: int | None, needed: int) -> Mends:
 
 def _more_or_shorter(shortage: Shortage, attempt: Attempt) -> Mends:
     found = _more(attempt, shortage.left, max(shortage.needed or ONE_REQUEST, attempt.kv or 0))
-    length = int((shortage.length or 0) * SHORTER) // ROUND * ROUND
+    length = shorter(int((shortage.length or 0) * SHORTER))
     if not length:
         return found
-    shorter = Mend(settings={LENGTH: length}, why=f"vLLM's estimate of what fits is {shortage.length}")
-    return Mends(ways=(*found.ways, shorter), against=found.against)
+    less = Mend(settings={LENGTH: length}, why=f"vLLM's estimate of what fits is {shortage.length}")
+    return Mends(ways=(*found.ways, less), against=found.against)
 
 
 def _less_than_free(shortage: Shortage, attempt: Attempt) -> Mends:
@@ -135,7 +132,7 @@ def _less_than_free(shortage: Shortage, attempt: Attempt) -> Mends:
     if attempt.room >= math.ceil(attempt.share * attempt.total):
         return Mends(ways=(Mend(why="the memory that was held is free now"),))
     free = attempt.room if shortage.free is None else min(attempt.room, shortage.free - SPARE)
-    return _smaller(attempt, _down(free / attempt.total), f"{gib(max(0, free))} GiB are free for it")
+    return _smaller(attempt, down(free / attempt.total), f"{gib(max(0, free))} GiB are free for it")
 
 
 def _a_little_less(shortage: Shortage, attempt: Attempt) -> Mends:
@@ -151,11 +148,3 @@ def _smaller(attempt: Attempt, share: float, why: str) -> Mends:
     if attempt.bears(share):
         return Mends(ways=(Mend(settings={SHARE: share}, why=why),))
     return Mends(against=f"{why}: {SHARE} {max(0.0, share):g} would be too little")
-
-
-def _up(number: float) -> float:
-    return round(math.ceil(round(number / STEP, 6)) * STEP, 2)
-
-
-def _down(number: float) -> float:
-    return round(math.floor(round(number / STEP, 6)) * STEP, 2)

@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from vmreconcile.core.gpus.choose import is_one_kind
 from vmreconcile.core.gpus.demand import LENGTH, SHARE, gib, is_open
 from vmreconcile.core.gpus.finders import must_move
+from vmreconcile.core.gpus.rounding import shorter
 from vmreconcile.core.gpus.seats import Seats
 from vmreconcile.core.gpus.share import Share
-from vmreconcile.core.gpus.tenants import Tenant, told_now, where_now
+from vmreconcile.core.gpus.tenants import Tenant, told_now
 from vmreconcile.core.gpus.visible import VISIBLE, words_for
 from vmreconcile.model.gpus import Figures, Placed
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.argument import Kind
-
-ROUND_LENGTH = 256
-"""A context that the tool chooses is a multiple of so many tokens."""
 
 
 def left_alone(tenant: Tenant) -> Placed:
@@ -89,7 +87,7 @@ def _length(tenant: Tenant, devices: tuple[str, ...], room: int, *, kept: bool) 
         return None
     fits = min(demand.longest(room - demand.beside, tenant.server.needs.concurrency or 1.0) for demand in known)
     longest = min(demand.limit for demand in known)
-    return longest if fits >= longest else fits // ROUND_LENGTH * ROUND_LENGTH or None
+    return longest if fits >= longest else shorter(fits) or None
 
 
 def _least(tenant: Tenant, devices: tuple[str, ...]) -> Figures | None:
@@ -120,7 +118,7 @@ def _reasons(tenant: Tenant, seats: Seats, share: Share, settings: Mapping[str, 
 
 def _whence(tenant: Tenant, seats: Seats) -> str:
     """How a server came to its GPUs."""
-    devices, now = seats.taken[tenant.id], where_now(tenant, seats.ground)
+    devices, now = seats.taken[tenant.id], tenant.now
     if tenant.listed:
         return "as written"
     if set(devices) == set(now):

@@ -54,7 +54,8 @@ def place(host: HostView, tenants: Sequence[Tenant], lore: Lore, fixed: Fixed) -
     cordoned = [word for tenant in tenants for word in tenant.server.cordoned_gpus]
     ground = ground_of(host, [*(tenant.observed for tenant in tenants), *fixed.leaving], cordoned)
     knowledge = Knowledge(ground, lore)
-    tenants = sorted((knowledge.given_to(tenant) for tenant in tenants), key=lambda tenant: tenant.rank)
+    known = (replace(knowledge.given_to(tenant), now=where_now(tenant, ground)) for tenant in tenants)
+    tenants = sorted(known, key=lambda tenant: tenant.rank)
     blocks = {tenant.id: block for tenant in tenants if (block := unseen(tenant, host)) is not None}
     unclear = {tenant.id: untouched(tenant) for tenant in tenants if is_unclear(tenant, host, ground)}
     if not ground.gpus:
@@ -76,8 +77,7 @@ def _attempt(
     """Place everybody, those that are left as they are before all others: what they have is not to be had."""
     blocks = dict(known)
     for tenant in tenants:
-        now = where_now(tenant, seats.ground) or first_seen(tenant, seats.ground)
-        if tenant.runs and tenant.id in still and now:
+        if tenant.runs and tenant.id in still and (now := tenant.now or first_seen(tenant, seats.ground)):
             seats.put(as_it_is(tenant, now), now)
     waiting = [tenant for tenant in tenants if tenant.count and tenant.id not in {*blocks, *still}]
     for find in (running, listed):

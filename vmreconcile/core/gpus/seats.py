@@ -11,12 +11,9 @@ from dataclasses import dataclass, field
 
 from vmreconcile.core.gpus.demand import GIVEN, Demand
 from vmreconcile.core.gpus.ground import Ground
-from vmreconcile.core.gpus.tenants import Tenant, where_now
+from vmreconcile.core.gpus.tenants import Tenant
 from vmreconcile.model.names import ServerId
 from vmreconcile.vllm.memory.predict import CONTEXT
-
-STEP = 0.01
-"""Utilizations that the tool chooses are whole hundredths: one more digit would be noise."""
 
 
 @dataclass(slots=True)
@@ -43,8 +40,7 @@ class Seats:
 
     def moves(self, tenant: Tenant) -> bool:
         """Whether a running server gets other GPUs than it is on."""
-        now = where_now(tenant, self.ground)
-        return bool(now) and set(now) != set(self.taken[tenant.id])
+        return bool(tenant.now) and set(tenant.now) != set(self.taken[tenant.id])
 
     def beside(self, tenant: Tenant) -> tuple[Tenant, ...]:
         """The servers that share a GPU with one."""

@@ -6,12 +6,12 @@ state none share what is left in proportion to what they need. What runs keeps i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmreconcile.core.gpus.demand import GIVEN, Demand, gib
-from vmreconcile.core.gpus.seats import STEP, Seats, demands
+from vmreconcile.core.gpus.rounding import STEP, down, up
+from vmreconcile.core.gpus.seats import Seats, demands
 from vmreconcile.core.gpus.tenants import Tenant
 from vmreconcile.model.names import ServerId
 from vmreconcile.vllm.memory.predict import CONTEXT
@@ -54,7 +54,7 @@ def shares(seats: Seats) -> Shares | Overfull:
             return _spread(seats, found)
         kept = [tenant for tenant in seats.on(tight) if found[tenant.id].kept]
         if not kept:
-            return _give_up(seats, tight, found, loose)
+            return _giveup(seats, tight, found, loose)
         loose.add(max(kept, key=lambda tenant: (_to_spare(tenant, tight, seats), tenant.rank)).id)
 
 
@@ -66,7 +66,7 @@ def _to_spare(tenant: Tenant, uuid: str, seats: Seats) -> float:
     return tenant.runs_with - max(_share_of(demand, uuid, seats), tenant.floor)
 
 
-def _give_up(seats: Seats, uuid: str, found: Shares, loose: set[ServerId]) -> Overfull:
+def _giveup(seats: Seats, uuid: str, found: Shares, loose: set[ServerId]) -> Overfull:
     """The last in rank must wait: of those that do not run yet, else of those that run and want something else.
 
     Those that would only make room for others (`loose`) are well as they are.
@@ -94,7 +94,7 @@ def _one(tenant: Tenant, seats: Seats, *, loose: bool) -> Share:
     if unknown:
         return Share(number=None, why=f"vLLM's own default: {unknown}")
     needed = max(_share_of(demand, uuid, seats) for uuid, demand in found.items())
-    return Share(number=_up(max(needed, tenant.floor)), why=_told(tenant, next(iter(found.values()))))
+    return Share(number=up(max(needed, tenant.floor)), why=_told(tenant, next(iter(found.values()))))
 
 
 def _undisturbed(tenant: Tenant) -> Share:
@@ -216,7 +216,7 @@ def _spread(seats: Seats, found: dict[ServerId, Share]) -> Shares:
     grown = dict(found)
     for server, tenant in sharing.items():
         best = min(_grown(tenant, uuid, seats, found, sharing) for uuid in seats.taken[server])
-        number = min(max(tenant.default, found[server].of(tenant)), _down(best))
+        number = min(max(tenant.default, found[server].of(tenant)), down(best))
         grown[server] = Share(number=max(number, found[server].of(tenant)), why=f"shared; {found[server].why}")
     return grown
 
@@ -227,11 +227,3 @@ def _grown(tenant: Tenant, uuid: str, seats: Seats, found: Shares, sharing: Mapp
     whole = sum(found[each.id].of(each) for each in tenants if each.id in sharing)
     mine = found[tenant.id].of(tenant)
     return mine + rest * mine / whole if whole else mine
-
-
-def _up(number: float) -> float:
-    return round(math.ceil(round(number / STEP, 6)) * STEP, 2)
-
-
-def _down(number: float) -> float:
-    return round(math.floor(round(number / STEP, 6)) * STEP, 2)

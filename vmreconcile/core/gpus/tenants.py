@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from vmreconcile.core.gpus.demand import LENGTH, SHARE, Demand
-from vmreconcile.core.gpus.ground import Ground, pids_of
-from vmreconcile.core.gpus.visible import VISIBLE, named, split_words
+from vmreconcile.core.gpus.demand import LENGTH, SHARE, Demand, is_open
+from vmreconcile.core.gpus.ground import Ground
+from vmreconcile.core.gpus.visible import VISIBLE, named, split_words, words_in
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import EnvValue, HostView, ObservedServer
+from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.tuning import Manner, Tuned
 from vmreconcile.model.values import JsonValue, OriginKind
 from vmreconcile.vllm.catalogue import Catalogue
@@ -45,6 +45,8 @@ class Tenant:
     changed: bool = False
     """Whether its process was started with another model, or with settings that are not wanted any more."""
     chosen: bool = False
+    now: tuple[str, ...] = ()
+    """The GPUs that it is on, or was on (`where_now`); filled in, as are the next two, by who knows the GPUs."""
     demand: Callable[[str], Demand | str] = field(default=lambda _: "nobody asked", compare=False)
     """What it needs of a GPU, by UUID; in words why nobody can say. Notes that the model's files are wanted."""
     hint: Callable[[str], Demand | str] = field(default=lambda _: "nobody asked", compare=False)
@@ -69,8 +71,7 @@ class Tenant:
 def tenant_of(
     server: DesiredServer, tuning: tuple[Tuned, ...], observed: ObservedServer, catalogue: Catalogue, version: str
 ) -> Tenant:
-    """Read a wanted server; its `demand` is filled in by who knows the GPUs."""
-    settings = {name: setting.value for name, setting in server.settings.items()}
+    """Read a wanted server; what depends on its host's GPUs is left open."""
     floors = [each.rule.sets[SHARE][1] for each in tuning if _is_floor(each)]
     command = from_argv(observed.process.argv, catalogue) if observed.process else None
     running = command.settings if command else {}
@@ -83,7 +84,7 @@ def tenant_of(
         observed=observed,
         catalogue=catalogue,
         version=version,
-        count=_count(server, settings),
+        count=_count(server),
         listed=_listed(server),
         number=_number(server, tuning),
         floor=max((float(floor) for floor in floors if isinstance(floor, int | float)), default=0.0),
@@ -91,7 +92,7 @@ def tenant_of(
         runs_with=float(share) if isinstance(share, int | float) else default if observed.process else None,
         told=share is not None,
         runs_long=length if isinstance(length, int) else None,
-        changed=command is not None and (command.model != server.model or _differs(settings, running, catalogue)),
+        changed=command is not None and (command.model != server.model or _differs(server, running, catalogue)),
         chosen=share is None or decided.get(SHARE) == share,
     )
 
@@ -117,16 +118,16 @@ def _default(catalogue: Catalogue) -> float:
     return float(value) if isinstance(value, int | float) else 0.9
 
 
-def _differs(wanted: Mapping[str, JsonValue], running: Mapping[str, JsonValue], catalogue: Catalogue) -> bool:
+def _differs(server: DesiredServer, running: Mapping[str, JsonValue], catalogue: Catalogue) -> bool:
     """Whether more differs than what may be left to the tool, and where it listens."""
+    wanted = {name: setting.value for name, setting in server.settings.items()}
     found = {name for name, *_ in differences(wanted, running, catalogue)}
-    return bool(found - {SHARE, LENGTH, "port", "revision"}) or (
-        LENGTH in found and wanted.get(LENGTH) not in ("auto", -1)
-    )
+    return bool(found - {SHARE, LENGTH, "port", "revision"}) or (LENGTH in found and not is_open(server))
 
 
-def _count(server: DesiredServer, settings: Mapping[str, JsonValue]) -> int:
+def _count(server: DesiredServer) -> int:
     """GPUs that it takes; 0 where that is not known here, or it runs on the CPU."""
+    settings = {name: setting.value for name, setting in server.settings.items()}
     if settings.get("device") == CPU:
         return 0
     if isinstance(server.gpus, tuple):
@@ -153,12 +154,11 @@ def where_now(tenant: Tenant, ground: Ground) -> tuple[str, ...]:
     observed = tenant.observed
     process, env_file = observed.process, observed.env_file
     env = process.env if process else env_file.env if env_file else {}
-    words = _words(env.get(VISIBLE))
+    words = words_in(env)
     named = [uuid for word in words if (uuid := ground.named(word)) is not None]
     if len(named) < len(words):
         named = []
-    pids = pids_of(observed)
-    held = [uuid for uuid, gpu in ground.gpus.items() if any(pid in pids for pid, _ in gpu.processes) and not gpu.split]
+    held = [uuid for uuid, gpu in ground.gpus.items() if gpu.held_by(observed.pids) and not gpu.split]
     if process and not set(held) <= set(named):
         return tuple(held)
     return tuple(named)
@@ -177,16 +177,11 @@ def was_told(tenant: Tenant) -> bool:
 def told_now(tenant: Tenant) -> tuple[str, ...]:
     """The words for GPUs that a running server was given, () for none."""
     process = tenant.observed.process
-    return _words(process.env.get(VISIBLE)) if process else ()
+    return words_in(process.env) if process else ()
 
 
 def is_unclear(tenant: Tenant, host: HostView, ground: Ground) -> bool:
     """Whether a server runs on a GPU that is there and tells nothing of its memory."""
-    pids = pids_of(tenant.observed) if tenant.runs else set()
-    on = {gpu.uuid for gpu in host.gpus if any(pid in pids for pid, _ in gpu.processes)}
+    on = {gpu.uuid for gpu in host.gpus if tenant.runs and gpu.held_by(tenant.observed.pids)}
     on |= {uuid for word in told_now(tenant) if (uuid := named(word, host.gpus)) is not None}
     return any(gpu.uuid in on and not gpu.split and gpu.uuid not in ground.gpus for gpu in host.gpus)
-
-
-def _words(value: EnvValue | None) -> tuple[str, ...]:
-    return split_words(value.value) if value else ()

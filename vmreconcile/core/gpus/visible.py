@@ -7,9 +7,10 @@ as long as CUDA counts like NVML, by PCI bus (CUDA programming guide: CUDA_DEVIC
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from vmreconcile.model.gpus import Gpu
+from vmreconcile.model.observed import EnvValue
 from vmreconcile.vllm.memory.defaults import release
 
 READS_UUIDS = (0, 24)
@@ -39,6 +40,12 @@ def named(word: str, gpus: Iterable[Gpu]) -> str | None:
 def split_words(value: str | None) -> tuple[str, ...]:
     """The entries of CUDA_VISIBLE_DEVICES."""
     return tuple(word.strip() for word in (value or "").split(",") if word.strip())
+
+
+def words_in(env: Mapping[str, EnvValue]) -> tuple[str, ...]:
+    """The GPUs that an environment as it was seen names."""
+    seen = env.get(VISIBLE)
+    return split_words(seen.value) if seen else ()
 
 
 def device_variables(visible: tuple[str, ...]) -> dict[str, str]:
