@@ -134,6 +134,7 @@ def test_a_set_without_its_index(agent: Agent, tmp_path: Path) -> None:
     assert asked(agent, folder)["tensors"] == [["a", "BF16", [4, 8]], ["b", "BF16", [4, 8]]]
 
 
+@pytest.mark.slow
 def test_no_pipe_is_waited_for(agent: Agent, tmp_path: Path) -> None:
     """Where a file should be, or behind a link; a folder is no file either."""
     for name in ("config.json", "model.safetensors", "model.safetensors.index.json"):
@@ -279,6 +280,7 @@ def test_wrong_requests_are_refused(agent: Agent) -> None:
             agent.ask("checkpoint", models=wrong)
 
 
+@pytest.mark.slow
 def test_names_full_of_numbers_are_told_one_by_one(agent: Agent, tmp_path: Path) -> None:
     """A file whose names are nothing but numbers kept the agent busy for minutes, long after it was to give up."""
     draw = random.Random(1)

@@ -138,6 +138,7 @@ def test_two_gpus_and_who_holds_them(cards: Cards, program: int) -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_a_split_gpu(cards: Cards, program: int) -> None:
     """Its instances follow it, with its place and health; a program on one is counted there and nowhere else."""
     cards.are(SPLIT, "ecc 1 2", "compute_mode 1 prohibited")
@@ -158,6 +159,7 @@ def test_a_split_gpu(cards: Cards, program: int) -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_split_without_instances(cards: Cards) -> None:
     """It is there, and nothing else of it."""
     cards.are(TWO, "mig 0 on")
@@ -165,6 +167,7 @@ def test_split_without_instances(cards: Cards) -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_an_instance_that_goes_while_it_is_looked_at(cards: Cards) -> None:
     """It alone is left out: neither its GPU nor the other instance."""
     cards.are(SPLIT, f"gone {PART}")
@@ -174,6 +177,7 @@ def test_an_instance_that_goes_while_it_is_looked_at(cards: Cards) -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_a_split_gpu_for_who_is_not_root(cards: Cards) -> None:
     """The memory of the whole is not told; that of its instances is, and nothing is wrong."""
     cards.are(SPLIT, "memory 1 denied")
@@ -183,6 +187,7 @@ def test_a_split_gpu_for_who_is_not_root(cards: Cards) -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_a_driver_that_does_not_end_well(cards: Cards) -> None:
     """What it told before counts."""
     cards.are(TWO, "missing nvmlShutdown")
@@ -191,6 +196,7 @@ def test_a_driver_that_does_not_end_well(cards: Cards) -> None:
 
 
 @pretended
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["lost", "falling", "unknown"])
 def test_a_lost_gpu_hides_no_other(cards: Cards, word: str) -> None:
     """It is named, with what the kernel says; whichever question it is that it no longer answers."""
@@ -203,6 +209,7 @@ def test_a_lost_gpu_hides_no_other(cards: Cards, word: str) -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_all_gpus_lost(cards: Cards, tmp_path: Path) -> None:
     """Then nvidia-smi is not asked: it would know no more."""
     cards.are(TWO, "lost 0", "lost 1")
@@ -230,6 +237,7 @@ OPTIONAL = {
 
 
 @pretended
+@pytest.mark.slow
 def test_functions_that_a_driver_lacks(cards: Cards, program: int) -> None:
     """Each takes its own field with it, and no other."""
     faults = ("ecc 1 4", "remapping 1 failed", "compute_mode 1 prohibited")
@@ -253,6 +261,7 @@ def test_functions_that_a_driver_lacks(cards: Cards, program: int) -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_what_is_not_supported_or_not_permitted(cards: Cards, program: int) -> None:
     """Memory faults of a GPU without ECC, processes of others, and how much they hold."""
     hold(str(cards.folder), program, {FIRST: GIB})
@@ -267,6 +276,7 @@ def test_what_is_not_supported_or_not_permitted(cards: Cards, program: int) -> N
 
 
 @pretended
+@pytest.mark.slow
 def test_messages_of_the_kernel(cards: Cards) -> None:
     """By the GPU's place, each number once, in their order; where they cannot be read there are none."""
     cards.messages.write_text(XIDS)
@@ -290,6 +300,7 @@ END
 
 
 @pretended
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["init mismatch", "init driver", "empty file"])
 def test_nvidia_smi_where_nvml_cannot_be_used(cards: Cards, tmp_path: Path, broken: str) -> None:
     """The same form; what is used counts what the driver keeps, as with NVML."""
@@ -312,6 +323,7 @@ def test_nvidia_smi_where_nvml_cannot_be_used(cards: Cards, tmp_path: Path, brok
 
 
 @pretended
+@pytest.mark.slow
 def test_an_old_nvidia_smi(cards: Cards) -> None:
     """One that refuses a field is asked for fewer."""
     cards.are(TWO, "init mismatch")
@@ -323,6 +335,7 @@ def test_an_old_nvidia_smi(cards: Cards) -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_nvidia_smi_with_a_lost_gpu(cards: Cards) -> None:
     """It fails, and tells of the others all the same; so do we, with its words."""
     cards.are(TWO, "init driver")
@@ -335,6 +348,7 @@ def test_nvidia_smi_with_a_lost_gpu(cards: Cards) -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_neither(cards: Cards, tmp_path: Path) -> None:
     """NVML's own words; without NVML, those of nvidia-smi or that it is not there."""
     cards.are(TWO, "init mismatch")
@@ -375,6 +389,7 @@ def test_nothing_costs_nothing() -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_the_oldest_python(cards: Cards, program: int) -> None:
     """Python 3.8 with the same pynvml, where there is one."""
     old = oldest_python()
@@ -387,6 +402,7 @@ def test_the_oldest_python(cards: Cards, program: int) -> None:
 
 
 @pretended
+@pytest.mark.slow
 def test_a_simulated_vllm_is_seen_on_its_gpu(cards: Cards, world: World) -> None:
     """Agent, pynvml and a simulated server that holds pretended memory together: found with it, and gone with it."""
     world.agent.close()

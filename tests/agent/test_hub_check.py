@@ -199,6 +199,7 @@ def test_answers_about_no_model_and_addresses_that_are_none(agent: Agent, hub: H
         assert agent.ask("checkup", endpoints=[endpoint])[0]["checkup"]["hubs"][0]["problem"], endpoint
 
 
+@pytest.mark.slow
 def test_a_hub_that_drips_is_given_up(agent: Agent) -> None:
     """Each byte would begin the time anew."""
     with socket.create_server(("127.0.0.1", 0)) as server:

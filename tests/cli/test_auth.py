@@ -325,6 +325,7 @@ def run(desk: Desk, hub: Hub, data: str, *words: str) -> subprocess.CompletedPro
     return subprocess.run(argv, input=data, env=env, capture_output=True, text=True, check=False, cwd=desk.folder)
 
 
+@pytest.mark.slow
 def test_login_stores_what_the_hub_knows(desk: Desk, hub: Hub) -> None:
     """In the client's own file, 0600, under its name too; the same token is then found by the source `default`."""
     done = run(desk, hub, f"{TOKEN}\n")
@@ -346,6 +347,7 @@ def test_login_stores_what_the_hub_knows(desk: Desk, hub: Hub) -> None:
         ("two words\n", 64, "that is no token"),
     ],
 )
+@pytest.mark.slow
 def test_login_refuses_what_is_no_token(desk: Desk, hub: Hub, data: str, code: int, said: str) -> None:
     """Nothing is stored, and it is not shown."""
     done = run(desk, hub, data, "-vv")
@@ -354,6 +356,7 @@ def test_login_refuses_what_is_no_token(desk: Desk, hub: Hub, data: str, code: i
     assert OTHER not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_login_with_nobody_to_ask(desk: Desk, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """No Hub: nothing is stored. --no-input at a terminal: usage."""
     hub.close()
@@ -370,6 +373,7 @@ def test_login_with_nobody_to_ask(desk: Desk, hub: Hub, monkeypatch: pytest.Monk
     assert desk("auth", "login", "--no-input").code == 64
 
 
+@pytest.mark.slow
 def test_login_makes_files_of_an_earlier_login_the_owners_alone(desk: Desk, hub: Hub) -> None:
     """Older clients left them readable for everybody."""
     folder = desk.folder / "home/.cache/huggingface"

@@ -233,6 +233,7 @@ def test_the_token_is_taken_over_only_when_asked_for(desk: Desk, line: str) -> N
     assert TOKEN not in said + "".join(file.read_text() for file in Path("models.d").iterdir())
 
 
+@pytest.mark.slow
 def test_a_token_that_cannot_be_stored_hides_nothing_that_was_written(desk: Desk) -> None:
     """The files are named, then the failure; the next run keeps them and stores it."""
     desk.write("old/.env", f"HF_TOKEN={TOKEN}")

@@ -21,7 +21,7 @@ WHOLE = f"0 {FIRST} {81559 * MIB} NVIDIA H100\n1 {SECOND} {81559 * MIB} NVIDIA H
 GPUS = f"{WHOLE}1 {PART} {9984 * MIB} NVIDIA H100 MIG\n"
 ROW = "{index}, {uuid}, NVIDIA H100, 00000000:{bus}:00.0, 81559, {used}, {free}, {kept}, {rest}, 595.71"
 
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")]
 
 
 @pytest.fixture

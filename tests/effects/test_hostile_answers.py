@@ -211,6 +211,7 @@ def test_what_was_predicted_may_leave_less_than_nothing() -> None:
     assert server.record.measured.predicted == Figures(kv_bytes=-5)
 
 
+@pytest.mark.slow
 def test_a_host_of_a_hundred_thousand_gpus() -> None:
     """No host has them; placing would be busy for minutes with one that says so."""
     devices = [{"uuid": f"GPU-{number}", "memory_total": 1 << 36} for number in range(100_000)]

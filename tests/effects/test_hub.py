@@ -214,6 +214,7 @@ def test_a_look_at_the_command_line_loads_no_hub() -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_a_question_ends_in_time_whatever_the_hub_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that accepts and says nothing, and one that drips, for every question that there is."""
     monkeypatch.setattr("vmreconcile.effects.hub.OVERALL_S", 0.5)

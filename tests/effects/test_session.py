@@ -205,6 +205,7 @@ def test_secrets_show_nowhere(
     assert TOKEN not in shown
 
 
+@pytest.mark.slow
 def test_closing_lets_the_agent_finish(
     way: Connection, options: TransportOptions, standin: Archive, tmp_path: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_no_ssh_server(reach: Reach) -> None:
         assert reach.fails(port=port, timeout=5).reason == f"what answers is no SSH server (127.0.0.1:{port})"
 
 
+@pytest.mark.slow
 def test_server_hangs_up_for_good(reach: Reach) -> None:
     """A server that always closes at once is given up after a few tries."""
     with serving(lambda _: None) as port:
@@ -455,6 +456,7 @@ def test_proxy_command_fails(reach: Reach) -> None:
 # --- what is left behind --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nothing_is_left_open(reach: Reach) -> None:
     """Sessions that were closed and attempts that failed leave no descriptor and no thread."""
     reach.works()
