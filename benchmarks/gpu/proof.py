@@ -120,6 +120,7 @@ def main() -> int:
     options = read_options()
     refuse_if_busy()
     folder = Path(options.work or tempfile.mkdtemp(prefix="proof-"))
+    folder.mkdir(exist_ok=True)
     folder.chmod(0o700)
     executable, environ = vllm_of(options, folder)
     proof = Proof(folder=folder, executable=executable, environ=environ)
@@ -168,7 +169,9 @@ def vllm_of(options: argparse.Namespace, folder: Path) -> tuple[str, dict[str, s
             (library / about.name).symlink_to(about)
         program = prefix / "bin" / "vllm"
         program.parent.mkdir()
-        code = "import sys\nfrom vllm.entrypoints.cli.main import main\nsys.exit(main())\n"
+        code = (
+            "import sys\nfrom vllm.entrypoints.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+        )
         program.write_text(f"#!{sys.executable}\n{code}")
         program.chmod(0o755)
         return str(program), environ | {"PYTHONPATH": str(options.site.resolve())}

@@ -181,3 +181,14 @@ def test_tokens_are_taken_out_of_the_evidence() -> None:
     found = explain(["vllm: error: unrecognized arguments: --hf-tok hf_sentinelsentinel"], 2)
     assert found is not None
     assert "sentinel" not in found.evidence + found.summary
+
+
+def test_an_exception_whose_text_begins_on_its_next_line_is_told_with_it() -> None:
+    """Python's multiprocessing, for one, leaves the first line empty."""
+    lines = ["RuntimeError:", "", "        An attempt has been made to start a new process too early.", "        More."]
+    found = cause(lines)
+    assert found is not None
+    assert found.evidence == "RuntimeError: An attempt has been made to start a new process too early."
+    alone = cause(["RuntimeError:"])
+    assert alone is not None
+    assert alone.evidence == "RuntimeError"

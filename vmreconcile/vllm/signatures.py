@@ -103,7 +103,7 @@ def cause(lines: Sequence[str], exit_code: int | None = None, *, ended: bool = F
     return Explanation(
         kind=UNKNOWN,
         summary="it ended, and its log shows no known cause",
-        evidence=_evidence(lines[number : number + 1]),
+        evidence=_evidence(_whole(lines, number)),
         line=number + 1,
         remedy="vmreconcile logs {server} shows what led to it",
         settings=("model",),
@@ -124,6 +124,14 @@ def _root_error(lines: Sequence[str]) -> int | None:
     if generic is None:
         return next((number for number in reversed(own) if not is_logged(lines[number])), None)
     return next((number for number in reversed(own) if number < generic), own[0] if own else None)
+
+
+def _whole(lines: Sequence[str], number: int) -> Sequence[str]:
+    """An exception's line; with the next that says something, where its text begins on a line of its own."""
+    if not bare(lines[number]).rstrip().endswith(":"):
+        return lines[number : number + 1]
+    following = next((at for at in range(number + 1, len(lines)) if _tells(lines[at])), None)
+    return [lines[number].rstrip().removesuffix(":"), *([] if following is None else [lines[following]])]
 
 
 def _tells(line: str) -> bool:
