@@ -19,12 +19,12 @@ from referencing.jsonschema import DRAFT202012
 
 from vmreconcile.core.checks.arguments import check_arguments
 from vmreconcile.core.checks.variables import OURS
-from vmreconcile.core.durations import seconds
+from vmreconcile.core.conduct import health_of, hooks_of, rollout_of
 from vmreconcile.core.needs import cordon_of, needs_of, tokens_of
 from vmreconcile.effects.examples import example_texts
 from vmreconcile.effects.load import load_models
 from vmreconcile.effects.schemas import NAMES, read_schemas, schema_text
-from vmreconcile.model.desired import DesiredServer, DesiredState, Health, Rollout
+from vmreconcile.model.desired import DesiredServer, DesiredState, Health, Hooks, Rollout
 from vmreconcile.model.gpus import Needs
 from vmreconcile.model.names import MODEL_NAME
 from vmreconcile.runtimes.registry import RUNTIMES
@@ -102,7 +102,7 @@ def test_the_schema_agrees_with_the_dataclasses() -> None:
     keys = set(MODEL["properties"])
     fields = {field.name for field in dataclasses.fields(DesiredServer)}
     renamed = {"settings": "args", "token": "hf_token", "id": "name"}
-    from_hosts = {"executable", "state_dir", "delivery", "host_cordon", "cordoned_gpus"}
+    from_hosts = {"executable", "state_dir", "delivery", "host_cordon", "cordoned_gpus", "host_limit", "turn"}
     from_hosts |= {"origins", "rules", "architectures", "visible"}
     assert {renamed.get(name, name) for name in fields - from_hosts} == keys - {"hosts", "replicas", "overrides"}
     properties = MODEL["properties"]
@@ -114,12 +114,15 @@ def test_the_schema_agrees_with_the_dataclasses() -> None:
         assert properties[key]["default"] == defaults[name]
     assert set(properties["needs"]["properties"]) == {field.name for field in dataclasses.fields(Needs)}
     assert (needs_of(properties["needs"]["default"]), cordon_of(properties["cordon"]["default"])) == (Needs(), "")
-    health, rollout = properties["health"]["properties"], properties["rollout"]["properties"]
+    health, rollout, hooks = (properties[name]["properties"] for name in ("health", "rollout", "hooks"))
     assert set(health) == {field.name for field in dataclasses.fields(Health)}
     assert set(rollout) == {field.name for field in dataclasses.fields(Rollout)}
-    assert seconds(health["startup_timeout"]["default"]) == Health().startup_timeout
-    assert health["completion"]["default"] == Health().completion
-    assert rollout["max_unavailable"]["default"] == Rollout().max_unavailable
+    assert set(hooks) == {field.name for field in dataclasses.fields(Hooks)}
+    assert (rollout_of({}), hooks_of({}), health_of({})) == (Rollout(), Hooks(), Health())
+    read = [(health_of, health, Health()), (rollout_of, rollout, Rollout()), (hooks_of, hooks, Hooks())]
+    for reader, entries, standard in read:
+        said = {name: entry["default"] for name, entry in entries.items() if "default" in entry}
+        assert reader(said) == standard
     assert set(VARIABLES["properties"]) == set(OURS)
 
 
@@ -147,7 +150,7 @@ def test_the_manual_has_a_row_for_every_key() -> None:
     ]
     rows = {row[0].strip("`"): row for row in cells}
     properties = dict(MODEL["properties"])
-    for parent in ("needs", "health", "rollout"):
+    for parent in ("needs", "health", "rollout", "hooks"):
         properties |= {f"{parent}.{name}": entry for name, entry in MODEL["properties"][parent]["properties"].items()}
     assert set(rows) == set(properties) | set(VARIABLES["properties"])
     for name, entry in properties.items():

@@ -31,7 +31,7 @@ port: 8001
 args:
   max_model_len: 4096
   gpu_memory_utilization: 0.5
-health: {startup_timeout: 2s}
+health: {startup_timeout: 2s, soak: 0}
 """
 
 

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmreconcile.core.durations import seconds
+from vmreconcile.core.conduct import health_of, hooks_of, host_limit_of, rollout_of
 from vmreconcile.core.layers import Layer, argument_layer, env_layer, merge_arguments, merge_env
 from vmreconcile.core.needs import cordon_of, cordoned_gpus_of, needs_of
 from vmreconcile.core.placement import Placement
 from vmreconcile.core.tuning import for_model, suggestions
-from vmreconcile.model.desired import DEFAULT_PRIORITY, DesiredFleet, DesiredServer, DesiredState, Health, Rollout
+from vmreconcile.model.desired import DEFAULT_PRIORITY, DesiredFleet, DesiredServer, DesiredState, Rollout
 from vmreconcile.model.document import Document, Path
 from vmreconcile.model.inventory import Host, Inventory
 from vmreconcile.model.names import ServerId
@@ -24,7 +24,7 @@ from vmreconcile.vllm.catalogue import Catalogue
 
 _VARIABLES = (
     *("vllm_args", "vllm_env", "vllm_executable", "vllm_runtime", "vllm_state_dir", "vllm_hf_token"),
-    *("vllm_token_delivery", "vllm_cordon", "vllm_cordoned_gpus"),
+    *("vllm_token_delivery", "vllm_cordon", "vllm_cordoned_gpus", "vllm_max_unavailable"),
 )
 _FIELDS = {
     "vllm_executable": "executable",
@@ -34,12 +34,13 @@ _FIELDS = {
     "vllm_token_delivery": "delivery",
     "vllm_cordon": "host_cordon",
     "vllm_cordoned_gpus": "cordoned_gpus",
+    "vllm_max_unavailable": "host_limit",
 }
 _KEYS = (
     *("model", "revision", "port", "replicas", "priority", "prefetch", "state", "gpus", "needs", "cordon"),
-    *("runtime", "hf_token", "health", "rollout"),
+    *("runtime", "hf_token", "health", "rollout", "hooks"),
 )
-_LAID_OVER = frozenset({"needs", "health", "rollout"})
+_LAID_OVER = frozenset({"needs", "health", "rollout", "hooks"})
 """Mappings that are laid over each other key by key; anything else is replaced."""
 _DEFAULT = Origin(kind=OriginKind.DEFAULT)
 
@@ -109,6 +110,7 @@ class _Resolver:
         overrides = self._placement.overrides(document)
         layers = _ModelLayers(document, self._catalogue, self._rules)
         known: dict[tuple[int, tuple[str, ...]], _Shared] = {}
+        turns = self._turns(rollout_of(document.get("rollout")))
         for host in self._placement.hosts(document.get("hosts")):
             below, keys = self._host_layer(host), overrides.get(host, ())
             shared = known.get((id(below), keys))
@@ -116,7 +118,16 @@ class _Resolver:
                 shared = known[id(below), keys] = layers.shared(below, keys)
             for replica in range(shared.replicas):
                 server_id = ServerId(host=host, model=name, replica=replica)
-                yield DesiredServer(id=server_id, port=shared.port + replica, **shared.fields)
+                turn = turns.get(host, len(turns))
+                yield DesiredServer(id=server_id, port=shared.port + replica, turn=turn, **shared.fields)
+
+    def _turns(self, rollout: Rollout) -> dict[str, int]:
+        """When a host's servers are changed, for the hosts that `rollout.order` names."""
+        turns: dict[str, int] = {}
+        for at, pattern in enumerate(rollout.order):
+            for host in self._placement.hosts(pattern):
+                turns.setdefault(host, at)
+        return turns
 
     def _host_layer(self, name: str) -> _HostLayer:
         layer = self._by_host.get(name)
@@ -184,8 +195,10 @@ class _ModelLayers:
                 "executable": _text_or_none(fields.get("executable"), "") or "",
                 "state_dir": _text_or_none(fields.get("state_dir"), "") or "",
                 "delivery": _text_or_none(fields.get("delivery"), "") or "environment",
-                "health": _health(said.get("health")),
-                "rollout": _rollout(said.get("rollout")),
+                "health": health_of(_value(said.get("health"))),
+                "rollout": rollout_of(_value(said.get("rollout"))),
+                "hooks": hooks_of(_value(said.get("hooks"))),
+                "host_limit": host_limit_of(fields.get("host_limit")),
                 "origins": _origins(said, fields),
                 "rules": for_model(self._rules, str(said["model"].value)),
             },
@@ -249,18 +262,3 @@ def _gpus(value: JsonValue) -> str | int | tuple[int, ...]:
     if isinstance(value, list):
         return tuple(_int(index) for index in value)
     return "auto" if isinstance(value, str) else _int(value)
-
-
-def _health(setting: Setting | None) -> Health:
-    said = setting.value if setting is not None and isinstance(setting.value, dict) else {}
-    standard = Health()
-    return Health(
-        startup_timeout=seconds(said.get("startup_timeout")) or standard.startup_timeout,
-        completion=bool(said.get("completion", standard.completion)),
-    )
-
-
-def _rollout(setting: Setting | None) -> Rollout:
-    said = setting.value if setting is not None and isinstance(setting.value, dict) else {}
-    limit = said.get("max_unavailable", 1)
-    return Rollout(max_unavailable=limit if isinstance(limit, str) else _int(limit))

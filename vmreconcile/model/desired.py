@@ -31,17 +31,44 @@ CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """When a start counts as done. `startup_timeout` in seconds."""
+    """When a start counts as done. Times in seconds; `soak` is how long a server must stay up after its first answer."""
 
     startup_timeout: float = 900.0
     completion: bool = True
+    soak: float = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """How many of a model's servers may be down at once: a count, or a percentage such as '25%'."""
+    """How a change goes through a model's servers. Times in seconds; `drain` None is the default that hooks decide.
+
+    `max_unavailable`: how many may be down at once, a count or a percentage such as '25%'. `canary`: how many go first.
+    `order`: host patterns whose servers go first.
+    """
 
     max_unavailable: int | str = 1
+    canary: int = 0
+    pause: float = 0.0
+    max_failures: int = 0
+    order: tuple[str, ...] = ()
+    drain: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """Commands of the controller around a stop or a start; text is a shell command. `timeout` in seconds each."""
+
+    before_stop: tuple[str, ...] | str | None = None
+    after_ready: tuple[str, ...] | str | None = None
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostLimit:
+    """How many servers of all models may be down at once among the hosts that have it from the same place."""
+
+    max_unavailable: int | str
+    place: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +107,10 @@ class DesiredServer:
     state_dir: str = ""
     health: Health = field(default_factory=Health)
     rollout: Rollout = field(default_factory=Rollout)
+    turn: int = 0
+    """Which pattern of `rollout.order` names its host, from 0; hosts that none names come after."""
+    hooks: Hooks = field(default_factory=Hooks)
+    host_limit: HostLimit | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
     """Origins of the other fields by name: model, port, state, runtime, executable, token, gpus …"""
     rules: tuple[Rule, ...] = ()

@@ -26,6 +26,7 @@ OURS = (
     "vllm_cordoned_gpus",
     "vllm_executable",
     "vllm_hf_token",
+    "vllm_max_unavailable",
     "vllm_runtime",
     "vllm_state_dir",
     "vllm_token_delivery",
