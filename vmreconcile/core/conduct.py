@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmreconcile.core.durations import seconds
-from vmreconcile.model.desired import Health, HostLimit, Hooks, Rollout
+from vmreconcile.model.desired import Health, Hooks, HostLimit, Rollout
 from vmreconcile.model.values import JsonValue, Setting
 
 

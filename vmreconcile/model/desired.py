@@ -31,7 +31,7 @@ CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """When a start counts as done. Times in seconds; `soak` is how long a server must stay up after its first answer."""
+    """When a start counts as done. Times in seconds; `soak`: how long it must stay up after its first answer."""
 
     startup_timeout: float = 900.0
     completion: bool = True
