@@ -94,7 +94,7 @@ def test_the_file_is_for_scripts_too() -> None:
     """Versioned JSON with `plan --json` in it; pending changes only, with literal steps."""
     there = world(wanted("a@h1", port=8001), wanted("b@h1", port=8002, state=DesiredState.ABSENT))
     document = json.loads(saved(there))
-    assert (document["kind"], document["format_version"], document["inventory"]) == ("vmreconcile-plan", 1, "abc")
+    assert (document["kind"], document["format_version"], document["inventory"]) == ("vmreconcile-plan", 2, "abc")
     assert document["plan"]["summary"]["start"] == 1
     assert [change["server"] for change in document["changes"]] == ["a@h1"]
     assert document["changes"][0]["steps"][0]["step"] == "write-record"
@@ -124,10 +124,10 @@ def test_the_file_holds_no_secret() -> None:
         pytest.param('{"kind": ' + "[" * 100_000, "damaged", id="deep"),
         ("[]", "not a plan"),
         ('{"kind": "something"}', "not a plan"),
-        ('{"kind": "vmreconcile-plan", "format_version": 2, "made_by": "vmreconcile 9"}', "vmreconcile 9"),
-        ('{"kind": "vmreconcile-plan", "format_version": 1}', "damaged"),
-        ('{"kind": "vmreconcile-plan", "format_version": 1, "changes": [7], "inventory": ""}', "damaged"),
-        ('{"kind": "vmreconcile-plan", "format_version": 1, "changes": {}, "inventory": ""}', None),
+        ('{"kind": "vmreconcile-plan", "format_version": 3, "made_by": "vmreconcile 9"}', "vmreconcile 9"),
+        ('{"kind": "vmreconcile-plan", "format_version": 2}', "damaged"),
+        ('{"kind": "vmreconcile-plan", "format_version": 2, "changes": [7], "inventory": ""}', "damaged"),
+        ('{"kind": "vmreconcile-plan", "format_version": 2, "changes": {}, "inventory": ""}', None),
     ],
 )
 def test_what_is_no_plan_is_refused_by_name(text: str, words: str | None) -> None:

@@ -88,9 +88,9 @@ def test_servers_on_different_gpus_start_at_once() -> None:
 
 
 def test_never_two_at_once_on_one_gpu() -> None:
-    """Seven servers on four GPUs, one of which spans two: each pair that is joined goes one after the other."""
+    """Seven servers on four GPUs, one of which spans two: each pair that shares one goes one after the other."""
     gpus = {"a": "0", "b": "0", "c": "1", "d": "12", "e": "2", "f": "3", "g": "3"}
-    lanes = ("ab", "cde", "fg")
+    lanes = ("ab", "cd", "de", "fg")
     there = there_with(*gpus, behaviour=SLOW)
     watch = Watch()
     firsts = threading.Barrier(3, timeout=MEET_S)
@@ -153,12 +153,48 @@ def test_a_port_swap_over_lanes_converges() -> None:
     """Both are taken down before either starts, as within one lane."""
     there = there_with("a", "b")
     apply(there)
+    before = set(there.pids().values())
     there.want(wanted("a@h1", port=8001), wanted("b@h1", port=8000))
     witness = Witness()
-    witness.on_begin = met(2)
+    left: list[set[int]] = []
+    witness.on_begin = lambda _: left.append(before & set(there.pids().values()))
     outcome = execute(on(there.plan(), {"a": "0", "b": "1"}), run_of(there, witness))
     assert set(statuses(outcome).values()) == {"changed"}
+    assert left == [set(), set()]
     assert not there.plan().pending
+
+
+def test_a_port_that_is_handed_on_needs_no_stop_for_all() -> None:
+    """B takes A's port and A goes to a free one: A is done, and serves again, before B is touched."""
+    there = there_with("b", "a")
+    apply(there)
+    there.want(wanted("b@h1", port=8001), wanted("a@h1", port=8009))
+    plan = there.plan()
+    assert [(each.server.model, each.early, [one.model for one in each.after]) for each in plan.changes] == [
+        ("a", False, []),
+        ("b", False, ["a"]),
+    ]
+    watch = Watch()
+    outcome = execute(on(plan, {"a": "0", "b": "1"}), run_of(there, watch))
+    assert set(statuses(outcome).values()) == {"changed"}
+    assert watch.over["a@h1"] < watch.began["b@h1"]
+    assert not there.plan().pending
+
+
+def test_who_waits_for_a_port_that_was_not_given_up_is_not_begun() -> None:
+    """A does not come up on its new port, so B, which takes the old one, is left alone and serves on."""
+    there = there_with("b", "a")
+    apply(there)
+    there.want(wanted("b@h1", port=8001), wanted("a@h1", port=8009))
+    there.hosts["h1"].kernel.behaviours["a"] = Behaviour(exit_code=1, log=("Segmentation fault",))
+    before = there.pids()
+    outcome = execute(there.plan(), run_of(there))
+    found = {result.server.model: (result.status.value, result.failure) for result in outcome.results}
+    assert found["a"][0] == "failed"
+    assert found["b"][0] == "skipped"
+    assert found["b"][1] is not None
+    assert (found["b"][1].kind, "a@h1 has the port" in found["b"][1].summary) == ("not_freed", True)
+    assert there.pids()["b@h1"] == before["b@h1"]
 
 
 def test_a_failure_ends_no_lane() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vmreconcile.cli.agreement import Agreement
 from vmreconcile.cli.codes import apply_code, worst
 from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
-from vmreconcile.cli.plans import Agreement, carried_out, report
+from vmreconcile.cli.plans import carried_out, report
 from vmreconcile.cli.render_plan import stranger_text
 from vmreconcile.cli.terminal import printable
 from vmreconcile.core.reports import FORMAT_VERSION, Json, apply_json, orphan_json, stranger_json, unreachable_json

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vmreconcile.cli.agreement import Agreement
 from vmreconcile.cli.oneoff import hosts_in_reach
 from vmreconcile.cli.output import inputs_of, note, print_json, reach_of, sources_of
-from vmreconcile.cli.plans import Agreement, carry_out
+from vmreconcile.cli.plans import carry_out
 from vmreconcile.cli.render_errors import diagnostics_text
 from vmreconcile.cli.terminal import printable, style_for
 from vmreconcile.core.listing import Listed, list_json, listed

@@ -15,6 +15,14 @@ def count(text: str) -> int:
     return _whole(text, 0)
 
 
+def share(text: str) -> int | str:
+    """A number from 1, or a percentage from 1% to 100%."""
+    number = text.removesuffix("%")
+    if not (number.isascii() and number.isdigit() and int(number) and (number == text or int(number) <= 100)):
+        raise argparse.ArgumentTypeError(f"{text} is neither a number from 1 nor a percentage up to 100%")
+    return int(number) if number == text else f"{int(number)}%"
+
+
 def _whole(text: str, least: int) -> int:
     try:
         number = int(text)

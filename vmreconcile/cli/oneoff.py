@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vmreconcile.cli.agreement import Agreement
 from vmreconcile.cli.output import inputs_of, note, reach_of
-from vmreconcile.cli.plans import Agreement, carry_out
+from vmreconcile.cli.plans import carry_out
 from vmreconcile.core.selection import named_servers, with_state
 from vmreconcile.effects.save import save_state
 from vmreconcile.errors import UsageError

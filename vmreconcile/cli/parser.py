@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from vmreconcile import __version__
 from vmreconcile.cli.command_line import Parser, parse_with
-from vmreconcile.cli.numbers import count, fraction, positive, seconds
+from vmreconcile.cli.numbers import count, fraction, positive, seconds, share
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -94,6 +94,7 @@ def _plan(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument("--detailed-exitcode", action="store_true", help="exit 2 where changes are pending")
     command.add_argument("--explain", action="store_true", help="say where each value was said")
     command.add_argument("--prune", action="store_true", help="plan the removal of unclaimed servers too")
+    _rollout(command)
 
 
 def _apply(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -101,7 +102,21 @@ def _apply(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument("planfile", nargs="?", type=_path, metavar="PLANFILE", help="carry out exactly this plan")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
     command.add_argument("--prune", action="store_true", help="remove unclaimed servers")
-    command.add_argument("--max-changes", type=count, metavar="N", help="refuse more disruptive changes than this")
+    command.add_argument(
+        "--max-changes",
+        type=count,
+        metavar="N",
+        help="refuse more disruptive changes than this (a third of the servers, at least 3)",
+    )
+    command.add_argument("--retry-file", type=_path, metavar="FILE", help="where to write the hosts that are left")
+    _rollout(command)
+
+
+def _rollout(command: Parser) -> None:
+    command.add_argument(
+        "--max-unavailable", type=share, metavar="N", help="how many servers of the fleet may be down at once, or N%%"
+    )
+    command.add_argument("--max-failures", type=count, metavar="N", help="begin nothing more after so many failed")
 
 
 def _status(commands: argparse._SubParsersAction[Parser]) -> None:

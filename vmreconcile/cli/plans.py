@@ -9,16 +9,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from vmreconcile import __version__
+from vmreconcile.cli.agreement import Agreement, say_diagnostics
 from vmreconcile.cli.codes import apply_code, plan_code
 from vmreconcile.cli.output import inputs_of, lasting, note, print_json, reach_of, say_notes
 from vmreconcile.cli.progress import Progress
-from vmreconcile.cli.render_errors import diagnostics_text, outcome_text
+from vmreconcile.cli.render_errors import outcome_text
 from vmreconcile.cli.render_plan import plan_text
-from vmreconcile.cli.terminal import ask, style_for
-from vmreconcile.core.planfile import confirm, parse, render
+from vmreconcile.cli.retry import leave_retry_file
+from vmreconcile.cli.terminal import style_for
+from vmreconcile.core.planfile import parse, render
 from vmreconcile.core.reports import apply_json, plan_json
+from vmreconcile.core.rollout.course import Limits
 from vmreconcile.effects.files import read_text, write_private
-from vmreconcile.errors import UsageError, VmreconcileError
+from vmreconcile.errors import VmreconcileError
 from vmreconcile.flows.inputs import Inputs
 from vmreconcile.flows.prepare import Prepared, prepared
 from vmreconcile.flows.reconcile import Scope, checked, inventory_digest, observe_and_plan, reconcile, within
@@ -34,7 +37,7 @@ def plan(arguments: argparse.Namespace) -> int:
     inputs = inputs_of(arguments)
     with prepared(inputs, reach_of(arguments)) as ready:
         say_notes(ready)
-        scope = Scope(prune=arguments.prune)
+        scope = Scope(prune=arguments.prune, limits=limits_of(arguments))
         view, found = observe_and_plan(ready, scope, once=True)
         found = checked(ready, scope, view, found)
         if arguments.out:
@@ -43,7 +46,7 @@ def plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(plan_json(replace(found, diagnostics=(*inputs.warnings, *found.diagnostics))))
     else:
-        _say_diagnostics(found, arguments)
+        say_diagnostics(found, arguments)
         style = style_for(sys.stdout, no_color=arguments.no_color)
         following = "" if _removes_all(arguments, inputs) else "vmreconcile apply"
         print(plan_text(found, style, explain=arguments.explain, following=following))
@@ -67,8 +70,13 @@ def apply(arguments: argparse.Namespace) -> int:
             remedy="look whether the right folder was read; to remove a model's servers, give it state: absent",
         )
     with prepared(inputs, reach_of(arguments)) as ready:
-        scope = Scope(prune=arguments.prune or _prunes(arguments))
+        scope = Scope(prune=arguments.prune or _prunes(arguments), limits=limits_of(arguments))
         return carry_out(arguments, ready, scope, Agreement(arguments, ready))
+
+
+def limits_of(arguments: argparse.Namespace) -> Limits:
+    """What the command line says for the whole run."""
+    return Limits(max_unavailable=arguments.max_unavailable, max_failures=arguments.max_failures)
 
 
 def _prunes(arguments: argparse.Namespace) -> bool:
@@ -95,6 +103,7 @@ def carry_out(arguments: argparse.Namespace, ready: Prepared, scope: Scope, agre
         note("nothing was changed")
         return 1
     report(arguments, outcome)
+    leave_retry_file(arguments, outcome)
     return apply_code(outcome)
 
 
@@ -114,59 +123,3 @@ def report(arguments: argparse.Namespace, outcome: Outcome) -> None:
         else:
             print(outcome_text(outcome, style_for(sys.stdout, no_color=arguments.no_color)))
         sys.stdout.flush()
-
-
-def _say_diagnostics(plan: Plan, arguments: argparse.Namespace) -> None:
-    if plan.diagnostics:
-        note(diagnostics_text(plan.diagnostics, style_for(sys.stderr, no_color=arguments.no_color)))
-
-
-class Agreement:
-    """Shows the plan and decides whether it may be carried out: limits first, then the person at the terminal."""
-
-    def __init__(self, arguments: argparse.Namespace, ready: Prepared) -> None:
-        """Keep what was said on the command line."""
-        self._arguments = arguments
-        self._ready = ready
-
-    def __call__(self, plan: Plan) -> Plan | None:
-        """The plan to carry out, or None where the person said no.
-
-        Raises:
-            UsageError: the plan file cannot be used here.
-            VmreconcileError: more disruptive changes than --max-changes allows.
-        """
-        planfile = getattr(self._arguments, "planfile", None)
-        if planfile is not None:
-            saved = parse(read_text(planfile), str(planfile))
-            if saved.inventory != inventory_digest(self._ready):
-                raise UsageError(
-                    f"{planfile} was made with another --limit, or from another inventory",
-                    remedy="give the --limit that it was made with, or make the plan again",
-                )
-            plan = confirm(saved, plan, within(self._ready))
-        self._show(plan)
-        _say_diagnostics(plan, self._arguments)
-        self._limit(plan)
-        if not plan.pending or not self._must_ask():
-            return plan
-        return plan if ask("Carry this out? [y/N] ") else None
-
-    def _show(self, plan: Plan) -> None:
-        if not self._arguments.json:
-            with lasting(sys.stdout):
-                print(plan_text(plan, style_for(sys.stdout, no_color=self._arguments.no_color)), flush=True)
-
-    def _limit(self, plan: Plan) -> None:
-        limit = getattr(self._arguments, "max_changes", None)
-        disruptive = sum(change.disruptive for change in plan.pending)
-        if limit is not None and disruptive > limit:
-            raise VmreconcileError(
-                f"the plan has {disruptive} disruptive changes, more than --max-changes {limit}: nothing was changed",
-                remedy=f"look at the plan; if it is right: --max-changes {disruptive}",
-            )
-
-    def _must_ask(self) -> bool:
-        if getattr(self._arguments, "yes", True) or self._arguments.no_input:
-            return False
-        return sys.stdin.isatty() and sys.stderr.isatty()

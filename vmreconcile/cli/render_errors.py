@@ -50,16 +50,36 @@ def _part(name: str, text: str, style: Style) -> list[str]:
 
 def outcome_text(outcome: Outcome, style: Style) -> str:
     """What an apply did, last line the counts."""
-    told = {Status.FAILED, Status.SKIPPED}
+    told = {Status.FAILED, Status.SKIPPED, Status.ROLLED_BACK}
     lines = [failure_text(result, style) for result in outcome.results if result.status in told]
     lines += [
         f"{style.paint(host.host, 'bold')}: unreachable: {printable(host.reason)}"
         + (f"\n  mend      {advice(host.remedy)}" if host.remedy else "")
         for host in outcome.unreachable
     ]
+    lines += by_host(outcome, style) if lines else []
     counts = ", ".join(f"{status.value}: {outcome.count(status)}" for status in SHOWN)
     extra = "".join(f", {status.value}: {n}" for status in EXTRA if (n := outcome.count(status)))
     return "\n".join([*lines, counts + extra])
+
+
+def by_host(outcome: Outcome, style: Style) -> list[str]:
+    """A line a host on which not all is well, then how many are well: `gpu2  changed 1, failed 1`."""
+    hosts: dict[str, dict[Status, int]] = {}
+    for result in outcome.results:
+        counts = hosts.setdefault(result.server.host, {})
+        counts[result.status] = counts.get(result.status, 0) + 1
+    bad = {host: counts for host, counts in hosts.items() if not counts.keys() <= {Status.CHANGED, Status.OK}}
+    well = len(hosts) - len(bad)
+    if len(hosts) < 2:
+        return []
+    width = max(map(len, bad), default=0)
+    lines = [
+        f"{style.paint(f'{host:<{width}}', 'bold')}  "
+        + ", ".join(f"{status.value.replace('_', ' ')} {n}" for status in (*SHOWN, *EXTRA) if (n := counts.get(status)))
+        for host, counts in sorted(bad.items())
+    ]
+    return [*lines, *([f"{well} other host{'s' * (well != 1)}: all well"] if well else [])]
 
 
 SHOWN = (Status.CHANGED, Status.OK, Status.FAILED, Status.UNREACHABLE)

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable
 
 from vmreconcile.cli.terminal import Style, advice, as_called, printable
+from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase, Unreachable
-from vmreconcile.model.plan import Action, Change, Field, Plan, Reason
+from vmreconcile.model.plan import Action, Change, Field, Plan, Reason, Waves
 from vmreconcile.model.values import JsonValue
 
 COLOR = {
@@ -20,6 +21,7 @@ COLOR = {
     Action.NOOP: "dim",
 }
 LONGEST_VALUE = 60
+LONGEST_WAVES = 8
 
 
 def plan_text(plan: Plan, style: Style, *, explain: bool = False, following: str = "") -> str:
@@ -36,9 +38,36 @@ def plan_text(plan: Plan, style: Style, *, explain: bool = False, following: str
         for change in plan.on(host):
             lines += _change(change, style, width, explain=explain)
         lines += _others(plan, host, style)
+    lines += waves_lines(plan.waves, style)
     if lines:
         lines.append("")
     return "\n".join([*lines, summary_line(plan, following)])
+
+
+def waves_lines(every: Iterable[Waves], style: Style) -> list[str]:
+    """In which order the servers of each model are taken down, a model a line; its hosts, waves parted by `then`."""
+    every = list(every)
+    width = max((len(waves.model) for waves in every), default=0)
+    lines = [style.paint("waves", "bold")] if every else []
+    for waves in every:
+        first, *rest = style.folded(_waves(waves), width + 4)
+        lines += [f"  {waves.model:<{width}}  {first}", *(f"{'':{width + 4}}{line}" for line in rest)]
+    return lines
+
+
+def _waves(waves: Waves) -> str:
+    shown = [" ".join(_place(server) for server in wave) for wave in waves.waves[:LONGEST_WAVES]]
+    shown = [f"{text} (canary)" if at < waves.canaries else text for at, text in enumerate(shown)]
+    more = len(waves.waves) - len(shown)
+    shown += [f"{more} more waves"] if more else []
+    if waves.downtime:
+        return f"{shown[0]}: its only server, nobody serves it meanwhile"
+    pause = f", {waves.pause:g} s between waves" if waves.pause else ""
+    return f"{', then '.join(shown)}: at most {waves.limit} of {waves.total} down{pause}"
+
+
+def _place(server: ServerId) -> str:
+    return f"{server.host}/{server.replica}" if server.replica else server.host
 
 
 def _unreachable(host: Unreachable, style: Style) -> str:

@@ -17,7 +17,7 @@ from vmreconcile.model.plan import Action, Change, Field, Gate, Plan, Reason
 from vmreconcile.model.steps import Step, from_json, to_json
 from vmreconcile.model.values import JsonValue
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KIND = "vmreconcile-plan"
 
 Json = dict[str, JsonValue]
@@ -47,6 +47,7 @@ def render(plan: Plan, desired: DesiredFleet, *, version: str, inventory: str) -
                 "phase": change.phase.value,
                 "early": change.early,
                 "frees": change.frees,
+                "after": [str(server) for server in change.after],
                 "stops": [to_json(step) for step in change.stops],
                 "steps": [to_json(step) for step in change.steps],
                 "gate": asdict(change.gate) if change.gate else None,
@@ -104,6 +105,7 @@ def _change(item: Mapping[str, JsonValue]) -> Change:
         disruptive=bool(item["disruptive"]),
         early=bool(item["early"]),
         frees=bool(item["frees"]),
+        after=tuple(ServerId.parse(str(server)) for server in _list(item["after"])),
         fields=tuple(_field(field) for field in _list(item["fields"])),
         stops=_steps(item["stops"]),
         steps=_steps(item["steps"]),

@@ -15,6 +15,7 @@ from vmreconcile.core.gpus.knowledge import Lore, lore_of
 from vmreconcile.core.gpus.place import Fixed, Placing
 from vmreconcile.core.launching import make_launch
 from vmreconcile.core.notices import notices, shared_machines
+from vmreconcile.core.ordering import in_turn
 from vmreconcile.core.phases import phase_of
 from vmreconcile.core.placing import making_room, placing_of
 from vmreconcile.core.shadows import idle_note, shadow_of
@@ -187,7 +188,7 @@ def _plan_host(
                 freed |= _ports(observed)
     blocks = _blocks(judged, freed, {**placing.blocks, **options.refused})
     changes = [_change(each, blocks.get(each.subject.wanted.id)) for each in judged]
-    return [*unclaimed, *making_room([_noted(change, placing) for change in changes], host)]
+    return [*unclaimed, *in_turn(making_room([_noted(change, placing) for change in changes], host), host)]
 
 
 def _noted(change: Change, placing: Placing) -> Change:
@@ -286,7 +287,6 @@ def _change(judged: _Judged, block: Block | None) -> Change:
         tuning=tuple(map(str, subject.tuning)),
         stops=taking_down(subject, decision),
         steps=bringing_up(subject, decision),
-        early=judged.moves and decision.disruptive,
         placed=subject.placed,
         gate=gate_of(subject.wanted) if subject.wanted.state is DesiredState.RUNNING else None,
         digest=digest_of(subject.host, subject.observed),

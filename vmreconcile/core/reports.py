@@ -10,7 +10,7 @@ from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Orphan, Phase, Stranger, Unreachable
 from vmreconcile.model.outcome import Outcome, Result, Status
-from vmreconcile.model.plan import Action, Change, Field, Plan
+from vmreconcile.model.plan import Action, Change, Field, Plan, Waves
 from vmreconcile.model.values import JsonValue
 
 FORMAT_VERSION = 1
@@ -30,6 +30,7 @@ def plan_json(plan: Plan) -> Json:
             for change in plan.changes
             if change.placed and change.placed.devices
         ],
+        "waves": [waves_json(waves) for waves in plan.waves],
         "strangers": [stranger_json(stranger) for stranger in plan.strangers],
         "orphans": [orphan_json(orphan) for orphan in plan.orphans],
         "unreachable": [unreachable_json(host) for host in plan.unreachable],
@@ -37,6 +38,19 @@ def plan_json(plan: Plan) -> Json:
             *map(diagnostic_json, plan.diagnostics),
             *(note_json(change) for change in plan.changes if change.note),
         ],
+    }
+
+
+def waves_json(waves: Waves) -> Json:
+    """In which order a model's servers are taken down."""
+    return {
+        "model": waves.model,
+        "waves": [[str(server) for server in wave] for wave in waves.waves],
+        "canaries": waves.canaries,
+        "max_unavailable": waves.limit,
+        "servers": waves.total,
+        "pause_seconds": waves.pause,
+        "downtime": waves.downtime,
     }
 
 

@@ -1,18 +1,22 @@
-"""Carry out a plan: hosts in parallel, and on a host those servers that share no GPU, each until it is seen ready.
+"""Carry out a plan: what may begin does, each server until it is seen ready, as the course of the rollout allows.
 
-Which servers go side by side, and in which order the others: `core/gpus/lanes.py`. One server: `flows/acting.py`.
+What may begin when: `core/rollout/course.py`. One server: `flows/acting.py`.
 """
 
 from __future__ import annotations
 
 import functools
+import queue
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
-from vmreconcile.core.gpus.lanes import Lane, in_order, lanes, starts, uses_lane
+from vmreconcile.core.gpus.lanes import starts
+from vmreconcile.core.rollout.course import Course, Ended, Held, course_of
+from vmreconcile.core.rollout.units import Unit, is_work
 from vmreconcile.effects.lost import lost_host
-from vmreconcile.effects.parallel import for_each, wait_for
+from vmreconcile.effects.parallel import wait_for
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.acting import agent_failure, carry_out, planned_for
@@ -20,12 +24,9 @@ from vmreconcile.flows.fetching import NotFetched, fetch
 from vmreconcile.flows.ready import Interrupted
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import Unreachable
+from vmreconcile.model.observed import Phase, Unreachable
 from vmreconcile.model.outcome import Failure, Outcome, Result, Status
 from vmreconcile.model.plan import Action, Change, Plan
-
-LANES = 8
-"""Servers of one host at work at once: as many as most hosts have GPUs."""
 
 
 def execute(plan: Plan, run: Run) -> Outcome:
@@ -34,25 +35,13 @@ def execute(plan: Plan, run: Run) -> Outcome:
     Raises:
         KeyboardInterrupt: at the second Ctrl-C; what the agents are doing goes on to its end.
     """
-    results: list[Result] = []
-    lost: list[Unreachable] = []
-    errors: list[BaseException] = []
-    hosts = sorted({change.server.host for change in plan.changes})
-
-    def collect() -> None:
-        for _, done in for_each(hosts, lambda host: _host(host, plan.on(host), run), run.fleet.forks):
-            if isinstance(done, BaseException):
-                errors.append(done)
-                continue
-            results.extend(done[0])
-            lost.extend(done[1])
-
-    _wait(collect, run)
-    if errors:
-        raise errors[0]
+    rollout = _Rollout(plan=plan, run=run, course=course_of(plan, run.desired, run.limits))
+    _wait(rollout.go, run)
+    if rollout.errors:
+        raise rollout.errors[0]
     return Outcome(
-        results=tuple(sorted([*results, *_away(plan)], key=lambda result: result.server)),
-        unreachable=tuple(sorted((*plan.unreachable, *lost))),
+        results=tuple(sorted([*rollout.results, *_away(plan)], key=lambda result: result.server)),
+        unreachable=tuple(sorted((*plan.unreachable, *rollout.lost.values()))),
         interrupted=run.stopping.is_set(),
     )
 
@@ -112,63 +101,149 @@ def _interrupt(run: Run) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
-    """What came of one host so far; its lanes write here at the same time."""
+class _Done:
+    """What came of a unit: results of its changes, and whether its host was lost or must be left alone."""
 
+    unit: Unit
     results: list[Result] = field(default_factory=list)
-    lost: list[UnreachableError] = field(default_factory=list)
+    lost: UnreachableError | None = None
+    refused: Failure | None = None
+    error: BaseException | None = None
 
 
-def _host(host: str, changes: tuple[Change, ...], run: Run) -> tuple[list[Result], list[Unreachable]]:
-    """All changes of one host: those that free something first, then the lanes side by side."""
-    queue = in_order(changes, run.desired)
-    begun = _Begun()
-    try:
-        stuck = _fetch_first(queue, run)
-        stuck |= _stop_early([change for change in queue if change.server not in stuck], run)
-    except UnreachableError as error:
-        begun.lost.append(error)
-    else:
-        _lane(tuple(change for change in queue if not uses_lane(change)), stuck, run, begun)
-        _side_by_side(lanes([*filter(uses_lane, queue)], run.desired), lambda lane: _lane(lane, stuck, run, begun))
-    if not begun.lost:
-        return begun.results, []
-    done = {result.server for result in begun.results}
-    lost = lost_host(host, begun.lost[0])
-    left = [
-        Result(server=change.server, action=change.action, status=Status.UNREACHABLE, failure=_lost(lost))
-        for change in queue
-        if change.server not in done
-    ]
-    return [*begun.results, *left], [lost]
+@dataclass(slots=True, kw_only=True)
+class _Rollout:
+    """A plan being carried out: one thread follows the course, each unit at work has one of its own."""
 
+    plan: Plan
+    run: Run
+    course: Course
+    results: list[Result] = field(default_factory=list)
+    lost: dict[str, Unreachable] = field(default_factory=dict)
+    errors: list[BaseException] = field(default_factory=list)
+    stuck: dict[ServerId, Failure] = field(default_factory=dict)
+    """Servers that must not go on, because something before it failed."""
+    finished: queue.SimpleQueue[_Done] = field(default_factory=queue.SimpleQueue)
 
-def _side_by_side(found: list[Lane], work: Callable[[Lane], None]) -> None:
-    """Do every lane, `LANES` at a time, and wait for all of them, whatever becomes of one."""
-    errors = [error for _, error in for_each(found, work, LANES) if isinstance(error, Exception)]
-    if errors:
-        raise errors[0]
+    def go(self) -> None:
+        """Go through the course to its end."""
+        for change in self.plan.changes:
+            if not is_work(change):
+                self._ends(carry_out(change, self.run))
+        while not self.errors:
+            now = time.monotonic()
+            stopping = self.run.stopping.is_set()
+            for unit in [] if stopping else self.course.begin(now):
+                later = [change for each in self.course.beside(unit) for change in each.changes]
+                threading.Thread(target=self._work, args=(unit, later), daemon=True).start()
+            pause = self.course.wakes(now)
+            if self.course.working:
+                self._hear(pause)
+            elif stopping or pause is None:
+                break
+            else:
+                self.run.stopping.wait(pause)
+        held = self.course.held()
+        for unit in list(self.course.waiting):
+            for change in unit.changes:
+                self._ends(_held(change, held[change.server], self.run))
 
-
-def _lane(lane: Lane, stuck: Mapping[ServerId, Failure], run: Run, begun: _Begun) -> None:
-    """One server after the other, each until it is seen ready; none any more once the host was lost."""
-    for at, change in enumerate(lane):
-        if begun.lost:
-            return
+    def _hear(self, longest: float | None) -> None:
+        """Wait until a unit is done, or a pause over, and note what came of it."""
         try:
-            failure = stuck.get(change.server)
-            result = _failed(change, failure) if failure else carry_out(change, run, lane[at + 1 :])
-        except UnreachableError as error:
-            begun.lost.append(error)
+            done = self.finished.get(timeout=longest)
+        except queue.Empty:
             return
-        run.reporter.ends(result)
-        begun.results.append(result)
+        if done.error is not None:
+            self.errors.append(done.error)
+            return
+        host, changes = done.unit.host, {change.server: change for change in done.unit.changes}
+        ended = {result.server: _ended(changes[result.server], result) for result in done.results}
+        self.course.end(done.unit, ended, time.monotonic())
+        if done.lost is not None:
+            self.lost.setdefault(host, lost_host(host, done.lost))
+            self._drop(done, host)
+        elif done.refused is not None:
+            for unit in self.course.drop(host, lost=False):
+                for change in unit.changes:
+                    self._ends(_skipped(change, done.refused))
+
+    def _drop(self, done: _Done, host: str) -> None:
+        """A host was lost: nothing more is begun on it, and what was not done of it stays as it is."""
+        seen = {result.server for result in done.results}
+        left = [change for unit in (done.unit, *self.course.drop(host, lost=True)) for change in unit.changes]
+        failure = _lost(self.lost[host])
+        for change in left:
+            if change.server not in seen:
+                self.results.append(
+                    Result(server=change.server, action=change.action, status=Status.UNREACHABLE, failure=failure)
+                )
+
+    def _work(self, unit: Unit, later: list[Change]) -> None:
+        """Do a unit, in a thread of its own; whatever happens, the course hears of it."""
+        done = _Done(unit)
+        try:
+            refused = self._open(unit.host) if not unit.changes else None
+            self._act(unit, later, done.results)
+        except UnreachableError as error:
+            self.finished.put(_Done(unit, done.results, lost=error))
+        except BaseException as error:  # noqa: BLE001 - the thread that waits decides, this one must not lose it
+            self.finished.put(_Done(unit, error=error))
+        else:
+            self.finished.put(_Done(unit, done.results, refused=refused))
+
+    def _open(self, host: str) -> Failure | None:
+        """Before anything else on a host: fetch models for servers that ask for it, while everything still runs."""
+        self.stuck |= _fetch_first(self.plan.on(host), self.run)
+        return None
+
+    def _act(self, unit: Unit, later: list[Change], results: list[Result]) -> None:
+        """One change after the other, each until it is seen done."""
+        fit = [change for change in unit.changes if change.server not in self.stuck]
+        stopped = _stop_early(fit, self.run, self.stuck) if not self.run.stopping.is_set() else frozenset()
+        for at, change in enumerate(unit.changes):
+            failure = self.stuck.get(change.server)
+            if failure:
+                result = Result(server=change.server, action=change.action, status=Status.FAILED, failure=failure)
+            else:
+                run = replace(self.run, stopping=threading.Event()) if change.server in stopped else self.run
+                result = carry_out(change, run, [*unit.changes[at + 1 :], *later])  # what was stopped comes up again
+            results.append(result)
+            self._ends(result)
+
+    def _ends(self, result: Result) -> None:
+        self.results.append(result)
+        self.run.reporter.ends(result)
 
 
-def _fetch_first(queue: list[Change], run: Run) -> dict[ServerId, Failure]:
-    """Fetch models for servers that ask for it, while everything still runs; why some must not go on."""
+def _ended(change: Change, result: Result) -> Ended:
+    """What a result means for the others."""
+    match result.status:
+        case Status.CHANGED | Status.OK:
+            return Ended(up=True, well=True)
+        case Status.ROLLED_BACK:
+            return Ended(up=True, well=False, failed=True)
+        case Status.FAILED:
+            return Ended(up=False, well=False, failed=True)
+        case Status.SKIPPED | Status.UNREACHABLE:
+            return Ended(up=change.phase is Phase.READY and result.status is Status.SKIPPED, well=False)
+
+
+def _held(change: Change, held: Held, run: Run) -> Result:
+    """What was not begun: because of Ctrl-C, or because the rollout allows no more."""
+    if run.stopping.is_set() or not change.pending:
+        return carry_out(change, run)
+    return _skipped(change, Failure(kind=held.kind, summary=f"not begun: {held.why}", remedy=held.remedy))
+
+
+def _skipped(change: Change, failure: Failure) -> Result:
+    return Result(server=change.server, action=change.action, status=Status.SKIPPED, failure=failure)
+
+
+def _fetch_first(changes: Iterable[Change], run: Run) -> dict[ServerId, Failure]:
+    """Fetch models for servers that ask for it; why some must not go on."""
     failed: dict[ServerId, Failure] = {}
-    for change in queue:
+    for change in changes:
         wanted = run.desired.get(change.server)
         if wanted is None or not (wanted.prefetch and starts(change) and wanted.from_hub):
             continue
@@ -198,18 +273,16 @@ def _tell_fetching(server: ServerId, run: Run, seconds: float, line: str) -> Non
         raise Interrupted("interrupted")
 
 
-def _stop_early(queue: list[Change], run: Run) -> dict[ServerId, Failure]:
-    """Take down what another server of the host needs the port of; the failures of those that would not go."""
-    stuck: dict[ServerId, Failure] = {}
-    for change in queue:
-        if not (change.early and change.pending) or run.stopping.is_set():
+def _stop_early(changes: Iterable[Change], run: Run, stuck: dict[ServerId, Failure]) -> frozenset[ServerId]:
+    """Take down what another server of the unit needs the port or GPU of; those that would not go are `stuck`."""
+    stopped = set()
+    for change in changes:
+        if not (change.early and change.pending):
             continue
         try:
             send_steps(change.server, change.stops, run, planned_for(change))
         except AgentError as error:
             stuck[change.server] = agent_failure(change, error)
-    return stuck
-
-
-def _failed(change: Change, failure: Failure) -> Result:
-    return Result(server=change.server, action=change.action, status=Status.FAILED, failure=failure)
+        else:
+            stopped.add(change.server)
+    return frozenset(stopped)

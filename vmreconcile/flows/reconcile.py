@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vmreconcile.core.access import OWN_ENDPOINT, block_by, elsewhere, questions_about, unreachable_notes
 from vmreconcile.core.fingerprints import digest
 from vmreconcile.core.planning import Options, make_plan
+from vmreconcile.core.rollout.course import Limits
+from vmreconcile.core.rollout.waves import waves_of
 from vmreconcile.core.selection import on_hosts
 from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.flows.execute import execute
@@ -30,6 +32,7 @@ class Scope:
     only: frozenset[ServerId] | None = None
     restart: frozenset[ServerId] = frozenset()
     actions: frozenset[Action] | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 EVERYTHING = Scope()
@@ -80,14 +83,14 @@ def _files_of(servers: Iterable[DesiredServer], prepared: Prepared, *, once: boo
 
 
 def checked(prepared: Prepared, scope: Scope, view: FleetView, plan: Plan) -> Plan:
-    """The plan with what the Hub would refuse blocked, before anything that runs is stopped for it.
+    """The plan as it may be carried out, in waves: what the Hub would refuse is blocked before anything stops for it.
 
     Asks nobody where no server is about to load its model; a Hub that cannot be reached is told, and refuses nothing.
     """
     desired = within(prepared)
     questions = questions_about(plan, desired, view, prepared.hub.asker)
     if not questions:
-        return plan
+        return in_waves(prepared, scope, view, plan)
     verdicts = prepared.hub.verdicts(questions.values())
     refused = {server: block_by(question, verdicts[question]) for server, question in questions.items()}
     blocks = {server: block for server, block in refused.items() if block is not None}
@@ -96,7 +99,33 @@ def checked(prepared: Prepared, scope: Scope, view: FleetView, plan: Plan) -> Pl
     unchecked = map(_unchecked, unreachable_notes(verdicts.items()))
     loading = (server for server in desired.servers if server.id in questions)
     other = elsewhere(loading, prepared.hub.options.environ)
-    return replace(plan, diagnostics=(*plan.diagnostics, *unchecked, *([_another_hub(other)] if other else [])))
+    notes = (*unchecked, *([_another_hub(other)] if other else []))
+    plan = in_waves(prepared, scope, view, plan, blocks)
+    return replace(plan, diagnostics=(*plan.diagnostics, *notes))
+
+
+def in_waves(
+    prepared: Prepared, scope: Scope, view: FleetView, plan: Plan, refused: Mapping[ServerId, Block] | None = None
+) -> Plan:
+    """The plan with its waves; servers that no wave could hold, because too many are down already, are blocked."""
+    blocks = dict(refused or {})
+    while True:
+        waves, held = waves_of(plan, _everyone(prepared), scope.limits)
+        more = {server: block for server, block in held.items() if server not in blocks}
+        if not more:
+            return replace(plan, waves=waves)
+        blocks |= more
+        plan = plan_of(prepared, scope, view, blocks)
+
+
+def re_waved(prepared: Prepared, plan: Plan, limits: Limits | None = None) -> Plan:
+    """A plan read from a file with the waves that it takes now; what no wave could hold is skipped as it is reached."""
+    return replace(plan, waves=waves_of(plan, _everyone(prepared), limits or Limits())[0])
+
+
+def _everyone(prepared: Prepared) -> dict[ServerId, DesiredServer]:
+    """All that is wanted, by name, also on hosts that are not selected."""
+    return {server.id: server for server in prepared.inputs.desired.servers}
 
 
 def _another_hub(text: str) -> Diagnostic:
@@ -136,18 +165,19 @@ def reconcile(
     approved = agreed(plan)
     if approved is None:
         return plan, None
-    return plan, execute(approved, run_of(prepared, reporter))
+    return plan, execute(approved, run_of(prepared, reporter, scope.limits))
 
 
-def run_of(prepared: Prepared, reporter: Reporter) -> Run:
+def run_of(prepared: Prepared, reporter: Reporter, limits: Limits | None = None) -> Run:
     """What an execution over this fleet needs."""
-    desired = {server.id: server for server in prepared.inputs.desired.servers}
+    desired = _everyone(prepared)
     return Run(
         fleet=prepared.fleet,
         desired=desired,
         known=prepared.known,
         secrets=prepared.secrets,
         reporter=reporter,
+        limits=replace(limits or Limits(), forks=prepared.fleet.forks),
         model_files=lambda server: _on_its_host(desired[server], prepared),
     )
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from vmreconcile.core.fingerprints import Known
 from vmreconcile.core.launching import ENV_SECRET
+from vmreconcile.core.rollout.course import Limits
 from vmreconcile.effects.fleet import Fleet
 from vmreconcile.effects.session import AgentError
 from vmreconcile.model.desired import DesiredServer
@@ -53,6 +54,7 @@ class Run:
     reporter: Reporter
     model_files: Callable[[ServerId], Checkpoint | None] = field(default=lambda _: None)
     """What was read of a server's model, for a prediction; None where nobody has read it."""
+    limits: Limits = field(default_factory=Limits)
     stopping: threading.Event = field(default_factory=threading.Event)
 
 

@@ -86,6 +86,7 @@ class Reason(enum.StrEnum):
     MEMORY_UNKNOWN = "memory_unknown"
     DOES_NOT_FIT = "does_not_fit"
     CORDONED = "cordoned"
+    MAX_UNAVAILABLE = "max_unavailable"
     PLAN_STALE = "plan_stale"
 
 
@@ -130,6 +131,8 @@ class Change:
     stops: tuple[Step, ...] = ()
     steps: tuple[Step, ...] = ()
     early: bool = False
+    after: tuple[ServerId, ...] = ()
+    """Servers that must be done before, because they hold the port that it takes."""
     frees: bool = False
     """Whether it gives up memory of a GPU that another server of this plan takes."""
     gate: Gate | None = None
@@ -154,6 +157,26 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waves:
+    """In which order the servers of a model that run are taken down: a wave at a time, `limit` of `total` at most.
+
+    `canary`: how many waves at the beginning are canaries'. `pause`: seconds between two waves.
+    """
+
+    model: str
+    waves: tuple[tuple[ServerId, ...], ...]
+    limit: int
+    total: int
+    canaries: int = 0
+    pause: float = 0.0
+
+    @property
+    def downtime(self) -> bool:
+        """Whether nobody serves the model meanwhile, because it has this one server only."""
+        return self.total == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Every wanted or owned server with its change (noop and blocked ones too), sorted by server."""
 
@@ -165,6 +188,8 @@ class Plan:
     diagnostics: tuple[Diagnostic, ...] = ()
     asks: frozenset[ServerId] = frozenset()
     """Servers for which the files of their models would have told how much memory they need."""
+    waves: tuple[Waves, ...] = ()
+    """For each model of which servers are taken down, sorted by model."""
 
     @property
     def pending(self) -> tuple[Change, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -24,35 +25,37 @@ def change(name: str, *gpus: str, action: Action = Action.START, **fields: Any) 
     return Change(server=ServerId.parse(f"{name}@h"), action=action, placed=placed, **{**usual, **fields})
 
 
-def names(*changes: Change, servers: tuple[DesiredServer, ...] = ()) -> list[str]:
-    """Lanes as text: each the names of its servers in their order."""
+def apart(*changes: Change, servers: tuple[DesiredServer, ...] = ()) -> set[str]:
+    """The pairs that share a lane, and so never start at once."""
     known = {server.id: server for server in servers}
-    return ["".join(each.server.model for each in lane) for lane in lanes(in_order(changes, known), known)]
+    queue = in_order(changes, known)
+    taken = dict(zip((each.server.model for each in queue), lanes(queue, known), strict=True))
+    return {one + other for one, other in itertools.combinations(sorted(taken), 2) if taken[one] & taken[other]}
 
 
 def test_disjoint_gpus_are_lanes_of_their_own() -> None:
     """Two GPUs, three servers."""
-    assert names(change("a", "G0"), change("b", "G1"), change("c", "G0")) == ["ac", "b"]
+    assert apart(change("a", "G0"), change("b", "G1"), change("c", "G0")) == {"ac"}
 
 
-def test_a_shared_gpu_joins_also_through_others() -> None:
-    """One that spans two GPUs comes last, and joins what would else be apart."""
+def test_one_that_spans_gpus_shares_each() -> None:
+    """Those on either of them go beside each other all the same."""
     spanning = change("z", "G0", "G1")
-    assert names(change("a", "G0"), change("b", "G1"), change("c", "G2"), spanning) == ["abz", "c"]
+    assert apart(change("a", "G0"), change("b", "G1"), change("c", "G2"), spanning) == {"az", "bz"}
 
 
 def test_servers_without_known_gpus_share_one_lane() -> None:
     """A host whose GPUs cannot be seen is taken as one GPU."""
-    assert names(change("a"), change("b"), change("c")) == ["abc"]
+    assert apart(change("a"), change("b"), change("c")) == {"ab", "ac", "bc"}
 
 
 def test_one_that_may_take_any_gpu_goes_alone() -> None:
     """Nobody knows where it starts, so nothing starts beside it; one for the CPU, or that only waits, is no such."""
-    assert names(change("a", "G0"), change("b", "G1"), change("c")) == ["abc"]
+    assert apart(change("a", "G0"), change("b", "G1"), change("c")) == {"ac", "bc"}
     cpu = wanted("c@h", args={"device": "cpu"})
-    assert names(change("a", "G0"), change("b", "G1"), change("c"), servers=(cpu,)) == ["a", "b", "c"]
+    assert apart(change("a", "G0"), change("b", "G1"), change("c"), servers=(cpu,)) == set()
     written = change("c", action=Action.RETUNE, phase=Phase.READY)
-    assert names(change("a", "G0"), change("b", "G1"), written) == ["a", "b", "c"]
+    assert apart(change("a", "G0"), change("b", "G1"), written) == set()
 
 
 def test_the_order_within_a_lane() -> None:

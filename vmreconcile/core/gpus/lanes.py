@@ -1,7 +1,7 @@
 """In which order the servers of a host are done, and which of them side by side. Pure.
 
-Servers that start at once on one GPU mis-size each other's KV cache (vllm#55827): those that share a GPU, directly or
-through others, are one lane and go one after the other. Servers whose GPUs are not known share one lane as well.
+Servers that start at once on one GPU mis-size each other's KV cache (vllm#55827): those that share a GPU go one after
+the other. Servers whose GPUs are not known share one lane as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from vmreconcile.model.observed import Phase
 from vmreconcile.model.plan import Action, Change, Reason
 
 Wanted = Mapping[ServerId, DesiredServer]
-Lane = tuple[Change, ...]
 
 NOWHERE = ""
 """The GPU of servers of which none is known."""
@@ -52,24 +51,18 @@ def uses_lane(change: Change) -> bool:
     return change.action not in FREEING and (change.pending or change.reason is Reason.STILL_STARTING)
 
 
-def lanes(queue: Sequence[Change], wanted: Wanted) -> list[Lane]:
-    """The queue as lanes that share no GPU, each in the order of the queue.
+def lanes(queue: Sequence[Change], wanted: Wanted) -> list[frozenset[str]]:
+    """The lanes that each change of a host takes up: its GPUs, by UUID. Two that share one go one after the other.
 
-    A server that may take any GPU, because nobody knows which it takes, makes one lane of them all.
+    A server that may take any GPU, because nobody knows which it takes, takes up all.
     """
-    everywhere = {NOWHERE}.union(*(_gpus(change) for change in queue))
-    keys = [everywhere if _may_take_any(change, wanted) else _gpus(change) or {NOWHERE} for change in queue]
-    groups: list[set[str]] = []
-    for mine in keys:
-        joined = [group for group in groups if group & mine]
-        groups = [*(group for group in groups if not group & mine), mine.union(*joined)]
-    found = (tuple(change for change, mine in zip(queue, keys, strict=True) if mine <= group) for group in groups)
-    return sorted(found, key=lambda lane: queue.index(lane[0]))
+    everywhere = frozenset({NOWHERE}).union(*(_gpus(change) for change in queue))
+    return [everywhere if _may_take_any(change, wanted) else _gpus(change) or frozenset({NOWHERE}) for change in queue]
 
 
-def _gpus(change: Change) -> set[str]:
+def _gpus(change: Change) -> frozenset[str]:
     """The GPUs that a server is to be on. One that leaves a GPU which another takes was taken down before (`early`)."""
-    return {*(change.placed.devices if change.placed else ())}
+    return frozenset(change.placed.devices if change.placed else ())
 
 
 def _may_take_any(change: Change, wanted: Wanted) -> bool:

@@ -1,0 +1,225 @@
+"""The course of a rollout: what is at work, what may begin now, and what is held back. Pure: time is an argument.
+
+A plan shows its waves by going through a course in which everything succeeds (`waves.py`); `flows/execute.py` goes
+through one as things really end. So what was shown is what happens, as long as nothing fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vmreconcile.core.gpus.lanes import Wanted, starts
+from vmreconcile.core.rollout.budgets import Budget, Budgets, Share, budgets_of
+from vmreconcile.core.rollout.rolling import Rolling
+from vmreconcile.core.rollout.units import ALONE, Unit, units_of
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import Phase
+from vmreconcile.model.plan import Plan
+
+LANES = 8
+"""Servers of one host at work at once: as many as most hosts have GPUs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What holds for a whole run, beside what models and hosts say. `forks`: hosts at work at once."""
+
+    max_unavailable: Share | None = None
+    max_failures: int | None = None
+    forks: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a server's change ended, as far as it matters to the others."""
+
+    up: bool
+    """Whether the server is known to serve; what is not known counts as down."""
+    well: bool
+    """Whether what was planned was done."""
+    failed: bool = False
+    """Whether it counts against `max_failures`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Why something of a plan is not begun: a class for scripts, a text for a person, and what to do."""
+
+    kind: str
+    why: str
+    remedy: str
+
+
+RAISE = "bring up what is down, or allow more to be down at once; a server that is not to run: state: stopped"
+GO_ON = "mend what failed, then run apply again: it goes on from what is there"
+
+
+@dataclass(slots=True)
+class Course:
+    """A plan on its way. Not for several threads at once."""
+
+    budgets: Budgets
+    limits: Limits
+    waiting: dict[Unit, None]
+    down: set[ServerId]
+    rolling: dict[str, Rolling]
+    left: dict[str, list[Unit]]
+    """By host, what waits or is at work."""
+    working: set[Unit] = field(default_factory=set)
+    done: dict[ServerId, Ended] = field(default_factory=dict)
+    failures: int = 0
+
+    def begin(self, now: float) -> list[Unit]:
+        """What may begin now, in order; it counts as at work from here on."""
+        begun: list[Unit] = []
+        full: set[str] = set()
+        for unit in list(self.waiting):
+            if full and unit.models <= full and self._takes_down(unit):
+                continue
+            if self._may_begin(unit, now, full):
+                self._takes(unit)
+                begun.append(unit)
+        return begun
+
+    def end(self, unit: Unit, ended: Mapping[ServerId, Ended], now: float) -> None:
+        """A unit is done; of each server of it that was acted on, how."""
+        self.working.discard(unit)
+        self._forget(unit)
+        for server, end in ended.items():
+            self.done[server] = end
+            (self.down.discard if end.up else self.down.add)(server)
+            self.failures += end.failed
+            if server.model in self.rolling:
+                self.rolling[server.model].ends(server, failed=end.failed, now=now)
+
+    def drop(self, host: str, *, lost: bool) -> list[Unit]:
+        """Nothing more is begun on a host. Of one that was lost nobody knows what still serves: it counts as down."""
+        dropped = [unit for unit in self.left.get(host, ()) if unit in self.waiting]
+        for unit in dropped:
+            del self.waiting[unit]
+            self._forget(unit)
+        if lost:
+            self.down |= {server for server in self.budgets if server.host == host}
+        return dropped
+
+    def wakes(self, now: float) -> float | None:
+        """Seconds until a pause ends that something waits for; None where nothing does."""
+        models = {model for unit in self.waiting for model in unit.models if not self.rolling[model].stopped}
+        pauses = [self.rolling[model].resumes - now for model in models]
+        return min((pause for pause in pauses if pause > 0), default=None)
+
+    def held(self) -> dict[ServerId, Held]:
+        """Why what is left cannot be done, once nothing is at work and no pause ends."""
+        return {server: self._why(unit) for unit in self.waiting for server in unit.servers}
+
+    def beside(self, unit: Unit) -> list[Unit]:
+        """What comes later on the GPUs of a unit."""
+        return [each for each in self.left[unit.host] if each in self.waiting and each.lanes & unit.lanes]
+
+    def _may_begin(self, unit: Unit, now: float, full: set[str]) -> bool:
+        """Whether it may; `full` gets the models of which no server that serves can be taken down for now."""
+        if self._stopped(unit) or not self._has_room(unit) or self._waits_for_others(unit):
+            return False
+        more = self._takes_down(unit)
+        for model in sorted(unit.models):
+            if not self.rolling[model].admits(unit, more, now):
+                if not self.rolling[model].canaries:
+                    full.add(model)
+                return False
+        over = [budget for budget in self._budgets(more) if len(budget.servers & (self.down | more)) > budget.limit]
+        full.update(budget.name for budget in over if len(unit.changes) == 1 and budget.name in self.rolling)
+        return not over
+
+    def _has_room(self, unit: Unit) -> bool:
+        hosts = {each.host for each in self.working}
+        if unit.host not in hosts:
+            return len(hosts) < self.limits.forks
+        return sum(each.host == unit.host for each in self.working) < LANES
+
+    def _waits_for_others(self, unit: Unit) -> bool:
+        """For whom holds its port, for what shares a lane, and for what goes before everything else on the host."""
+        if any(server not in self.done or not self.done[server].well for server in unit.after):
+            return True
+        for other in self.left[unit.host]:
+            if other is unit:
+                continue
+            shared = bool(other.lanes & unit.lanes)
+            if shared and other in self.working:
+                return True
+            if other.rank < unit.rank and (shared or other.rank <= ALONE):
+                return True
+        return False
+
+    def _stopped(self, unit: Unit) -> bool:
+        most = self.limits.max_failures
+        over = most is not None and self.failures > most
+        return bool(unit.changes) and (over or any(self.rolling[model].stopped for model in unit.models))
+
+    def _takes_down(self, unit: Unit) -> frozenset[ServerId]:
+        """Servers that serve now, and do not while the unit is at work."""
+        return frozenset(
+            change.server
+            for change in unit.changes
+            if change.disruptive and starts(change) and change.server in self.budgets and change.server not in self.down
+        )
+
+    def _budgets(self, servers: Iterable[ServerId]) -> list[Budget]:
+        found = {budget.name: budget for server in servers for budget in self.budgets[server]}
+        return [found[name] for name in sorted(found)]
+
+    def _takes(self, unit: Unit) -> None:
+        more = self._takes_down(unit)
+        for model in unit.models:
+            self.rolling[model].begins(more)
+        self.down |= more
+        del self.waiting[unit]
+        self.working.add(unit)
+
+    def _forget(self, unit: Unit) -> None:
+        self.left[unit.host] = [each for each in self.left[unit.host] if each is not unit]
+
+    def _why(self, unit: Unit) -> Held:
+        for model in sorted(unit.models):
+            rolling = self.rolling[model]
+            if rolling.stopped:
+                return Held("rollout_stopped", f"the rollout of {model} was stopped: {rolling.told}", GO_ON)
+            if rolling.canaries and not rolling.canaries & unit.servers:
+                return Held("rollout_stopped", f"its canary {min(map(str, rolling.canaries))} was not proven", GO_ON)
+        if self._stopped(unit):
+            told = f"{self.failures} servers failed, more than --max-failures {self.limits.max_failures}"
+            return Held("rollout_stopped", told, GO_ON)
+        return self._why_waiting(unit)
+
+    def _why_waiting(self, unit: Unit) -> Held:
+        before = sorted(str(each) for each in unit.after if each not in self.done or not self.done[each].well)
+        if before:
+            return Held("not_freed", f"{before[0]} has the port that it takes, and did not give it up", GO_ON)
+        more = self._takes_down(unit)
+        for budget in self._budgets(more):
+            if len(budget.servers & (self.down | more)) > budget.limit:
+                return Held("max_unavailable", _spent(budget, sorted(budget.servers & self.down)), RAISE)
+        return Held("not_freed", "what goes before it on its host could not be done", GO_ON)
+
+
+def _spent(budget: Budget, away: list[ServerId]) -> str:
+    """Why a budget allows no more, for a person."""
+    names = ", ".join(map(str, away[:3])) + (" …" if len(away) > 3 else "")
+    down = f"{len(away)} of {len(budget.servers)} servers of {budget.name} are down already ({names})" if away else ""
+    return f"{down}, and {budget.setting} allows {budget.limit}" if down else f"{budget.setting} allows {budget.limit}"
+
+
+def course_of(plan: Plan, wanted: Wanted, limits: Limits) -> Course:
+    """The course of a plan. `wanted` is all there is; servers of hosts that were not looked at count as up."""
+    budgets = budgets_of(wanted.values(), limits.max_unavailable)
+    units = units_of(plan.changes, wanted)
+    down = {change.server for change in plan.changes if change.phase is not Phase.READY and change.server in budgets}
+    down |= {server for server in plan.unreachable_servers if server in budgets}
+    left: dict[str, list[Unit]] = {}
+    by_model: dict[str, list[Unit]] = {}
+    for unit in units:
+        left.setdefault(unit.host, []).append(unit)
+        for model in unit.models:
+            by_model.setdefault(model, []).append(unit)
+    rolling = {model: Rolling.of(model, mine, wanted) for model, mine in by_model.items()}
+    return Course(budgets=budgets, limits=limits, waiting=dict.fromkeys(units), down=down, rolling=rolling, left=left)
