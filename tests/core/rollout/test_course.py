@@ -1,0 +1,264 @@
+"""Which servers may begin when: canaries, waves, budgets, pauses, failures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.lab.worlds import wanted
+from vmreconcile.core.rollout.budgets import budgets_of, limit_of, usual_changes
+from vmreconcile.core.rollout.course import Course, Ended, Limits, course_of
+from vmreconcile.core.rollout.units import Unit
+from vmreconcile.core.rollout.waves import waves_of
+from vmreconcile.model.desired import DesiredServer, DesiredState, HostLimit, Rollout
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import Phase
+from vmreconcile.model.plan import Action, Change, Gate, Plan, Reason
+
+GATE = Gate(address="127.0.0.1", port=1, timeout=1.0, completion=True)
+WELL = Ended(up=True, well=True)
+FAILED = Ended(up=False, well=False, failed=True)
+BACK = Ended(up=True, well=False, failed=True)
+
+
+def retune(name: str, **fields: Any) -> Change:  # noqa: ANN401 - a Change's
+    """A server that serves and is to be restarted."""
+    usual: dict[str, Any] = {"action": Action.RETUNE, "disruptive": True, "phase": Phase.READY}
+    usual |= {"reason": Reason.ARGS_CHANGED, "gate": GATE}
+    return Change(server=ServerId.parse(name), **{**usual, **fields})
+
+
+def start(name: str, phase: Phase = Phase.CRASHED) -> Change:
+    """A server that does not run."""
+    return retune(name, action=Action.START, disruptive=False, phase=phase, reason=Reason.CRASHED)
+
+
+def of(count: int, model: str = "m", **rollout: Any) -> list[DesiredServer]:  # noqa: ANN401 - a Rollout's
+    """A model on so many hosts."""
+    return [wanted(f"{model}@h{at}", rollout=Rollout(**rollout)) for at in range(1, count + 1)]
+
+
+def course(
+    changes: list[Change],
+    servers: list[DesiredServer],
+    limits: Limits | None = None,
+    **plan: Any,  # noqa: ANN401
+) -> Course:
+    """The course of a plan of these changes, hosts opened already."""
+    found = course_of(
+        Plan(changes=tuple(changes), **plan), {server.id: server for server in servers}, limits or Limits()
+    )
+    for unit in found.begin(0.0):
+        assert not unit.changes
+        found.end(unit, {}, 0.0)
+    return found
+
+
+def names(units: list[Unit]) -> str:
+    """The hosts that something begins on."""
+    return " ".join(str(server).removeprefix("m@") for unit in units for server in sorted(unit.servers))
+
+
+def go(found: Course, end: Ended = WELL, now: float = 0.0) -> str:
+    """Begin what may, and end it so."""
+    units = found.begin(now)
+    for unit in units:
+        found.end(unit, dict.fromkeys(unit.servers, end), now)
+    return names(units)
+
+
+@pytest.mark.parametrize(
+    ("share", "total", "limit"),
+    [(1, 1, 1), (1, 5, 1), (3, 5, 3), (9, 5, 4), (2, 2, 1), ("25%", 8, 2), ("25%", 3, 1), ("100%", 4, 3), ("1%", 9, 1)],
+)
+def test_how_many_may_be_down(share: int | str, total: int, limit: int) -> None:
+    """Rounded down, at least one, and never all of several."""
+    assert limit_of(share, total) == limit
+
+
+def test_one_after_the_other_is_the_default() -> None:
+    """Three servers, one down at a time; the next begins only once the one before is done."""
+    found = course([retune(f"m@h{at}") for at in (1, 2, 3)], of(3))
+    (first,) = found.begin(0.0)
+    assert names([first]) == "h1"
+    assert found.begin(0.0) == []
+    found.end(first, {ServerId.parse("m@h1"): WELL}, 0.0)
+    assert [go(found), go(found), go(found)] == ["h2", "h3", ""]
+    assert not found.waiting
+
+
+def test_a_wave_ends_before_the_next_begins() -> None:
+    """Two may be down: when the first of a wave is done, its place stays free until the other is."""
+    found = course([retune(f"m@h{at}") for at in (1, 2, 3, 4)], of(4, max_unavailable=2))
+    one, two = found.begin(0.0)
+    found.end(one, dict.fromkeys(one.servers, WELL), 0.0)
+    assert found.begin(0.0) == []
+    found.end(two, dict.fromkeys(two.servers, WELL), 0.0)
+    assert go(found) == "h3 h4"
+
+
+def test_what_is_down_already_counts() -> None:
+    """A crashed server comes back first, and only then others are taken down; a start needs no budget."""
+    found = course([retune("m@h1"), start("m@h2"), start("m@h3")], of(3))
+    assert go(found) == "h2 h3"
+    assert go(found) == "h1"
+
+
+def test_a_server_that_stays_down_holds_the_others() -> None:
+    """Its host cannot be reached: nobody else is taken down, and it is said who is down and what allows more."""
+    away = (ServerId.parse("m@h3"),)
+    found = course([retune("m@h1"), retune("m@h2")], of(3), unreachable_servers=away)
+    assert go(found) == ""
+    held = found.held()[ServerId.parse("m@h1")]
+    assert held.kind == "max_unavailable"
+    assert held.why == "1 of 3 servers of m are down already (m@h3), and rollout.max_unavailable allows 1"
+
+
+def test_canaries_go_first_and_alone() -> None:
+    """Also before starts; the rest begins once they are ready."""
+    found = course([start("m@h1"), *(retune(f"m@h{at}") for at in (2, 3))], of(3, canary=1, max_unavailable=2))
+    assert go(found) == "h1"
+    assert go(found) == "h2 h3"
+
+
+def test_a_failed_canary_stops_the_rollout() -> None:
+    """Whatever max_failures allows."""
+    found = course([retune(f"m@h{at}") for at in (1, 2, 3)], of(3, canary=1, max_failures=2))
+    assert go(found, BACK) == "h1"
+    assert go(found) == ""
+    held = found.held()[ServerId.parse("m@h2")]
+    assert (held.kind, "canary must be ready" in held.why) == ("rollout_stopped", True)
+
+
+def test_the_pause_is_kept_between_waves_only() -> None:
+    """30 seconds from the end of a wave; nothing waits after the last."""
+    found = course([retune(f"m@h{at}") for at in (1, 2)], of(2, pause=30.0))
+    assert go(found, now=100.0) == "h1"
+    assert go(found, now=129.0) == ""
+    assert found.wakes(129.0) == 1.0
+    assert go(found, now=130.0) == "h2"
+    assert found.wakes(130.0) is None
+
+
+def test_failures_stop_the_model_and_nobody_else() -> None:
+    """The rest of m is not begun; n goes on."""
+    changes = [*(retune(f"m@h{at}") for at in (1, 2, 3)), *(retune(f"n@h{at}") for at in (4, 5))]
+    servers = [*of(3), *(wanted(f"n@h{at}") for at in (4, 5))]
+    found = course(changes, servers)
+    units = found.begin(0.0)
+    assert names(units) == "h1 n@h4"
+    found.end(units[0], dict.fromkeys(units[0].servers, BACK), 0.0)
+    found.end(units[1], dict.fromkeys(units[1].servers, WELL), 0.0)
+    assert go(found) == "n@h5"
+    held = found.held()
+    assert {str(server) for server in held} == {"m@h2", "m@h3"}
+    assert "m@h1 failed, and rollout.max_failures is 0" in held[ServerId.parse("m@h2")].why
+
+
+def test_max_failures_is_how_many_may_fail() -> None:
+    """One failure is borne where one is allowed and the server is back up; the second stops the rollout."""
+    found = course([retune(f"m@h{at}") for at in (1, 2, 3, 4)], of(4, max_failures=1))
+    assert [go(found, BACK), go(found, BACK), go(found)] == ["h1", "h2", ""]
+
+
+def test_a_limit_for_the_run_stops_everything() -> None:
+    """--max-failures counts over all models."""
+    changes = [retune("m@h1"), retune("n@h1"), retune("o@h1")]
+    found = course(changes, [wanted("m@h1"), wanted("n@h1"), wanted("o@h1")], Limits(max_failures=0))
+    assert go(found, FAILED) == "h1"
+    assert go(found) == ""
+    assert "more than --max-failures 0" in found.held()[ServerId.parse("n@h1")].why
+
+
+def test_limits_of_hosts_and_of_the_run_hold_over_models() -> None:
+    """Hosts that have the value from one line share it; a percentage is of all servers there."""
+    servers = [wanted(f"{name}@h{at}") for at in (1, 2) for name in "mno"]
+    changes = [retune(str(server.id)) for server in servers]
+    assert len(course(changes, servers).begin(0.0)) == 2, "one lane a host; all models differ"
+    limit = HostLimit(max_unavailable=1, place="inventory/group_vars/all.yml:1")
+    limited = [replace(server, host_limit=limit) for server in servers]
+    assert len(course(changes, limited).begin(0.0)) == 1
+    assert len(course(changes, servers, Limits(max_unavailable="17%")).begin(0.0)) == 1
+    budgets = budgets_of(limited)
+    assert {budget.name for budget in budgets[servers[0].id]} == {"m", "the hosts of inventory/group_vars/all.yml:1"}
+
+
+def test_order_names_who_goes_first() -> None:
+    """Servers of a pattern that stands first, then the others, by name."""
+    servers = [replace(server, turn=turn) for server, turn in zip(of(3), (1, 1, 0), strict=True)]
+    found = course([retune(f"m@h{at}") for at in (1, 2, 3)], servers)
+    assert [go(found), go(found), go(found)] == ["h3", "h1", "h2"]
+
+
+def test_as_many_hosts_at_once_as_forks() -> None:
+    """Hosts count, not servers."""
+    found = course_of(
+        Plan(changes=tuple(start(f"m@h{at}") for at in (1, 2, 3))),
+        {server.id: server for server in of(3)},
+        Limits(forks=2),
+    )
+    opening = found.begin(0.0)
+    assert [unit.host for unit in opening] == ["h1", "h2"]
+    found.end(opening[0], {}, 0.0)
+    assert [(unit.host, bool(unit.changes)) for unit in found.begin(0.0)] == [("h3", False)]
+
+
+def test_a_lost_host_counts_as_down() -> None:
+    """Nothing more begins on it, and what it served may be gone."""
+    found = course([*(retune(f"m@h{at}") for at in (1, 2)), retune("n@h1")], [*of(2), wanted("n@h1")])
+    (first,) = [unit for unit in found.begin(0.0) if unit.host == "h1"]
+    found.end(first, {}, 0.0)
+    assert names(found.drop("h1", lost=True)) == "n@h1"
+    assert go(found) == ""
+    assert found.held()[ServerId.parse("m@h2")].kind == "max_unavailable"
+
+
+def test_stops_that_are_wanted_need_no_budget() -> None:
+    """A model that is wanted stopped stops everywhere at once."""
+    servers = [replace(server, state=DesiredState.STOPPED) for server in of(3)]
+    changes = [retune(f"m@h{at}", action=Action.STOP, gate=None, reason=Reason.WANTED_STOPPED) for at in (1, 2, 3)]
+    assert go(course(changes, servers)) == "h1 h2 h3"
+
+
+def test_two_that_swap_ports_are_one_unit_and_hold_both_budgets() -> None:
+    """While m is down elsewhere, the pair waits as a whole."""
+    pair = [retune("m@h1", early=True), retune("n@h1", early=True)]
+    servers = [*of(2), wanted("n@h1"), wanted("n@h2")]
+    found = course([*pair, retune("m@h2")], servers)
+    (unit,) = found.begin(0.0)
+    assert {str(server) for server in unit.servers} == {"m@h1", "n@h1"}
+    held = course([*pair, start("m@h2")], servers)
+    assert go(held) == "h2"
+    assert go(held) == "h1 n@h1"
+
+
+def test_the_waves_of_a_plan() -> None:
+    """As they happen where everything succeeds; starts are in none, and count as down until they are over."""
+    servers = of(5, max_unavailable=2, canary=1, pause=30.0)
+    plan = Plan(changes=(*(retune(f"m@h{at}") for at in (1, 2, 3, 4)), start("m@h5")))
+    (waves,), held = waves_of(plan, {server.id: server for server in servers}, Limits())
+    assert [" ".join(each.host for each in wave) for wave in waves.waves] == ["h1", "h2", "h3 h4"]
+    assert (waves.limit, waves.total, waves.canaries, waves.pause, waves.downtime) == (2, 5, 1, 30.0, False)
+    assert not held
+
+
+def test_a_models_only_server_is_downtime() -> None:
+    """Said in the plan."""
+    (waves,), _ = waves_of(Plan(changes=(retune("m@h1"),)), {server.id: server for server in of(1)}, Limits())
+    assert waves.downtime
+
+
+def test_what_no_wave_can_hold_is_blocked_in_the_plan() -> None:
+    """With who is down, and the setting."""
+    plan = Plan(changes=(retune("m@h1"),), unreachable_servers=(ServerId.parse("m@h2"),))
+    waves, held = waves_of(plan, {server.id: server for server in of(2)}, Limits())
+    assert not waves
+    assert held[ServerId.parse("m@h1")].reason is Reason.MAX_UNAVAILABLE
+
+
+def test_the_usual_number_of_changes() -> None:
+    """A third of the servers, at least three."""
+    many = tuple(retune(f"m@h{at}") for at in range(30))
+    assert [usual_changes(Plan(changes=many[:count])) for count in (1, 9, 12, 30)] == [3, 3, 4, 10]
