@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.desk import MODEL, Desk
-from vmreconcile.cli import plans
+from vmreconcile.cli import agreement
 
 ADD = ("add", "chat", "org/chat", "--port", "9001", "--hosts", "gpu1")
 
@@ -164,7 +164,7 @@ def test_remove_asks_on_a_terminal(desk: Desk, monkeypatch: pytest.MonkeyPatch) 
     pids = desk.pids()
     for stream in (sys.stdin, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
-    monkeypatch.setattr(plans, "ask", lambda _: False)
+    monkeypatch.setattr(agreement, "ask", lambda _: False)
     assert desk("remove", "qwen").code == 1
     assert (desk.read(), desk.pids()) == (MODEL, pids)
     assert desk("remove", "qwen", "-y").code == 0

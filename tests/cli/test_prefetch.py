@@ -83,7 +83,7 @@ def test_apply_fetches_while_the_old_server_runs(desk: Desk) -> None:
 
 def test_a_fetch_that_fails_stops_nothing(desk: Desk) -> None:
     """The old server goes on; the failure has its class and remedy; the other host is done."""
-    desk.change("port: 8001", "port: 8001\nprefetch: true")
+    desk.change("port: 8001", "port: 8001\nprefetch: true\nrollout: {max_failures: 1}")
     desk("apply", "-y")
     pids = desk.pids()
     desk.change("model: org/qwen", "model: org/other")

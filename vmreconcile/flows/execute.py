@@ -158,7 +158,10 @@ class _Rollout:
             self.errors.append(done.error)
             return
         host, changes = done.unit.host, {change.server: change for change in done.unit.changes}
-        ended = {result.server: _ended(changes[result.server], result) for result in done.results}
+        ended = {
+            result.server: _ended(changes[result.server], result, alone=result.server in self.stuck)
+            for result in done.results
+        }
         self.course.end(done.unit, ended, time.monotonic())
         if done.lost is not None:
             self.lost.setdefault(host, lost_host(host, done.lost))
@@ -216,15 +219,15 @@ class _Rollout:
         self.run.reporter.ends(result)
 
 
-def _ended(change: Change, result: Result) -> Ended:
-    """What a result means for the others."""
+def _ended(change: Change, result: Result, *, alone: bool) -> Ended:
+    """What a result means for the others; `alone`: it failed before the server was touched."""
     match result.status:
         case Status.CHANGED | Status.OK:
             return Ended(up=True, well=True)
         case Status.ROLLED_BACK:
             return Ended(up=True, well=False, failed=True)
         case Status.FAILED:
-            return Ended(up=False, well=False, failed=True)
+            return Ended(up=alone and change.phase is Phase.READY, well=False, failed=True)
         case Status.SKIPPED | Status.UNREACHABLE:
             return Ended(up=change.phase is Phase.READY and result.status is Status.SKIPPED, well=False)
 
