@@ -12,12 +12,14 @@ from tests.lab.fake_host import FakeHost, Lifeline
 from vmreconcile.core.fingerprints import Known, fingerprint
 from vmreconcile.core.launching import ENV_SECRET, TOKEN_VARIABLE
 from vmreconcile.core.planning import Options, make_plan
+from vmreconcile.core.rollout.course import Limits
+from vmreconcile.core.rollout.waves import in_waves
 from vmreconcile.effects.fleet import Fleet, Look
 from vmreconcile.errors import Place, UnreachableError
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, Health
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView
-from vmreconcile.model.plan import Change, Plan
+from vmreconcile.model.plan import Block, Change, Plan
 from vmreconcile.model.secret import Secret
 from vmreconcile.model.steps import to_json
 from vmreconcile.model.values import JsonValue, Origin, OriginKind, Setting
@@ -99,8 +101,14 @@ class World:
         return self.fleet().observe(sorted(self.hosts))
 
     def plan(self, **options: object) -> Plan:
-        """Look and plan."""
-        return make_plan(self.desired, self.observe(), Options(known=known(self.tokens), **options))  # type: ignore[arg-type]
+        """Look and plan, in waves."""
+        view, asked = self.observe(), Options(known=known(self.tokens), **options)  # type: ignore[arg-type]
+
+        def again(blocks: Mapping[ServerId, Block]) -> Plan:
+            return make_plan(self.desired, view, replace(asked, refused={**asked.refused, **blocks}))
+
+        wanted = {server.id: server for server in self.desired.servers}
+        return in_waves(again({}), again, wanted, Limits())
 
     def settle(self) -> World:
         """Send every step of a plan, server after server, without looking at what comes of it."""

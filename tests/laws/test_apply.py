@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
@@ -13,9 +14,11 @@ from tests.lab.fake_host import ControllerDied, FakeHost
 from tests.lab.worlds import World
 from tests.laws.journeys import CATALOGUE, GENTLE, Journey, journeys
 from vmreconcile.core.launching import TOKEN_VARIABLE, launch_settings, public_env
+from vmreconcile.core.rollout.budgets import budgets_of
 from vmreconcile.model.desired import DesiredServer, DesiredState
+from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase as ServerPhase
-from vmreconcile.model.plan import Action, Plan, Reason
+from vmreconcile.model.plan import Action, Change, Plan, Reason
 from vmreconcile.vllm.command import from_argv, same
 
 LAWS = settings(
@@ -71,6 +74,14 @@ def as_wanted(there: World, server: DesiredServer, host: FakeHost) -> None:
     assert (env_file.mode, env_file.uid) == (0o600, host.kernel.uid)
 
 
+def held_back(server: ServerId, by_server: Mapping[ServerId, Change], there: World) -> bool:
+    """Whether a server may not be touched, because another that shares a budget with it is down and stays so."""
+    budgets = budgets_of(there.desired.servers).get(server, ())
+    others = {each for budget in budgets for each in budget.servers} - {server}
+    stay = [each for each in others if each not in by_server or by_server[each].action is Action.BLOCKED]
+    return by_server[server].reason is Reason.MAX_UNAVAILABLE and bool(stay)
+
+
 def converged(there: World, plan: Plan) -> None:
     """What a plan after an apply must say: nothing to do, and every server in its phase and as wanted."""
     assert not plan.pending, [(str(change.server), change.action, change.fields) for change in plan.pending]
@@ -82,7 +93,7 @@ def converged(there: World, plan: Plan) -> None:
             continue
         change = by_server[server.id]
         if change.action is Action.BLOCKED:
-            assert change.reason is Reason.PORT_HELD
+            assert change.reason is Reason.PORT_HELD or held_back(change.server, by_server, there)
             continue
         assert change.phase in WANTED_PHASES[server.state], change
         if server.state is DesiredState.RUNNING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +10,7 @@ from vmreconcile.core.access import OWN_ENDPOINT, block_by, elsewhere, questions
 from vmreconcile.core.fingerprints import digest
 from vmreconcile.core.planning import Options, make_plan
 from vmreconcile.core.rollout.course import Limits
-from vmreconcile.core.rollout.waves import waves_of
+from vmreconcile.core.rollout.waves import in_waves, waves_of
 from vmreconcile.core.selection import on_hosts
 from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.flows.execute import execute
@@ -89,8 +90,9 @@ def checked(prepared: Prepared, scope: Scope, view: FleetView, plan: Plan) -> Pl
     """
     desired = within(prepared)
     questions = questions_about(plan, desired, view, prepared.hub.asker)
+    everyone, again = _everyone(prepared), functools.partial(plan_of, prepared, scope, view)
     if not questions:
-        return in_waves(prepared, scope, view, plan)
+        return in_waves(plan, again, everyone, scope.limits)
     verdicts = prepared.hub.verdicts(questions.values())
     refused = {server: block_by(question, verdicts[question]) for server, question in questions.items()}
     blocks = {server: block for server, block in refused.items() if block is not None}
@@ -100,22 +102,8 @@ def checked(prepared: Prepared, scope: Scope, view: FleetView, plan: Plan) -> Pl
     loading = (server for server in desired.servers if server.id in questions)
     other = elsewhere(loading, prepared.hub.options.environ)
     notes = (*unchecked, *([_another_hub(other)] if other else []))
-    plan = in_waves(prepared, scope, view, plan, blocks)
+    plan = in_waves(plan, again, everyone, scope.limits, blocks)
     return replace(plan, diagnostics=(*plan.diagnostics, *notes))
-
-
-def in_waves(
-    prepared: Prepared, scope: Scope, view: FleetView, plan: Plan, refused: Mapping[ServerId, Block] | None = None
-) -> Plan:
-    """The plan with its waves; servers that no wave could hold, because too many are down already, are blocked."""
-    blocks = dict(refused or {})
-    while True:
-        waves, held = waves_of(plan, _everyone(prepared), scope.limits)
-        more = {server: block for server, block in held.items() if server not in blocks}
-        if not more:
-            return replace(plan, waves=waves)
-        blocks |= more
-        plan = plan_of(prepared, scope, view, blocks)
 
 
 def re_waved(prepared: Prepared, plan: Plan, limits: Limits | None = None) -> Plan:

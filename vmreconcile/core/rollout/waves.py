@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
 from vmreconcile.core.gpus.lanes import Wanted
 from vmreconcile.core.rollout.budgets import budgets_of
 from vmreconcile.core.rollout.course import Ended, Limits, course_of
@@ -36,6 +39,27 @@ def waves_of(plan: Plan, wanted: Wanted, limits: Limits) -> tuple[tuple[Waves, .
         for server, held in course.held().items()
     }
     return tuple(_shown(waves, canaries[model], wanted) for model, waves in sorted(found.items())), blocks
+
+
+def in_waves(
+    plan: Plan,
+    replan: Callable[[Mapping[ServerId, Block]], Plan],
+    wanted: Wanted,
+    limits: Limits,
+    refused: Mapping[ServerId, Block] | None = None,
+) -> Plan:
+    """The plan with its waves. Servers that no wave could hold are blocked, and the others planned anew beside them.
+
+    `replan` makes the plan with these blocks; `refused` are those that it was made with.
+    """
+    blocks = dict(refused or {})
+    while True:
+        waves, held = waves_of(plan, wanted, limits)
+        more = {server: block for server, block in held.items() if server not in blocks}
+        if not more:
+            return replace(plan, waves=waves)
+        blocks |= more
+        plan = replan(blocks)
 
 
 def _shown(waves: list[tuple[ServerId, ...]], canaries: frozenset[ServerId], wanted: Wanted) -> Waves:
