@@ -1,4 +1,4 @@
-"""Host patterns in `hosts` and `overrides`: each word names something, and something is selected. Pure."""
+"""Host patterns in `hosts`, `rollout.order` and `overrides`: each word names something, and something is selected. Pure."""
 
 from __future__ import annotations
 
@@ -28,12 +28,24 @@ def check_hosts(document: Document, placement: Placement) -> Iterator[Finding]:
         selected = frozenset(() if problems else placement.hosts(pattern))
         if not selected and not problems:
             yield _selects_nothing(("hosts",), pattern, placement)
+    for path, each in _order(document):
+        yield from _check_pattern(path, each, placement, at_key=False)
     overrides = document.get("overrides")
     for key in overrides if isinstance(overrides, Mapping) else ():
         problems = list(_check_pattern(("overrides", key), key, placement, at_key=True))
         yield from problems
         if selected and not problems and not selected.intersection(placement.hosts(key)):
             yield _without_effect(key, str(pattern))
+
+
+def _order(document: Document) -> Iterator[tuple[Path, str]]:
+    """The patterns of `rollout.order`, each with where it stands."""
+    order = document.get("rollout", "order")
+    if isinstance(order, str) and order:
+        yield ("rollout", "order"), order
+    for at, each in enumerate(order if isinstance(order, list) else ()):
+        if isinstance(each, str) and each:
+            yield ("rollout", "order", at), each
 
 
 def _check_pattern(path: Path, pattern: str, placement: Placement, *, at_key: bool) -> Iterator[Finding]:
