@@ -1,4 +1,4 @@
-"""Host patterns in `hosts`, `rollout.order` and `overrides`: each word names something, and something is selected. Pure."""
+"""Host patterns in `hosts`, `rollout.order` and `overrides`: each names something, and something is selected. Pure."""
 
 from __future__ import annotations
 

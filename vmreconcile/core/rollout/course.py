@@ -75,7 +75,7 @@ class Course:
         begun: list[Unit] = []
         full: set[str] = set()
         for unit in list(self.waiting):
-            if full and unit.models <= full and self._takes_down(unit):
+            if full and unit.disrupts and unit.models <= full and not unit.servers & self.down:
                 continue
             if self._may_begin(unit, now, full):
                 self._takes(unit)
@@ -91,7 +91,7 @@ class Course:
             (self.down.discard if end.up else self.down.add)(server)
             self.failures += end.failed
             if server.model in self.rolling:
-                self.rolling[server.model].ends(server, failed=end.failed, now=now)
+                self.rolling[server.model].ends(server, well=end.well, failed=end.failed, now=now)
 
     def drop(self, host: str, *, lost: bool) -> list[Unit]:
         """Nothing more is begun on a host. Of one that was lost nobody knows what still serves: it counts as down."""
@@ -123,9 +123,8 @@ class Course:
             return False
         more = self._takes_down(unit)
         for model in sorted(unit.models):
-            if not self.rolling[model].admits(unit, more, now):
-                if not self.rolling[model].canaries:
-                    full.add(model)
+            if not self.rolling[model].admits(more, now):
+                full.add(model)
                 return False
         over = [budget for budget in self._budgets(more) if len(budget.servers & (self.down | more)) > budget.limit]
         full.update(budget.name for budget in over if len(unit.changes) == 1 and budget.name in self.rolling)
@@ -171,7 +170,7 @@ class Course:
     def _takes(self, unit: Unit) -> None:
         more = self._takes_down(unit)
         for model in unit.models:
-            self.rolling[model].begins(more)
+            self.rolling[model].begins(unit.servers, more)
         self.down |= more
         del self.waiting[unit]
         self.working.add(unit)
@@ -184,8 +183,6 @@ class Course:
             rolling = self.rolling[model]
             if rolling.stopped:
                 return Held("rollout_stopped", f"the rollout of {model} was stopped: {rolling.told}", GO_ON)
-            if rolling.canaries and not rolling.canaries & unit.servers:
-                return Held("rollout_stopped", f"its canary {min(map(str, rolling.canaries))} was not proven", GO_ON)
         if self._stopped(unit):
             told = f"{self.failures} servers failed, more than --max-failures {self.limits.max_failures}"
             return Held("rollout_stopped", told, GO_ON)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from vmreconcile.core.gpus.lanes import FREEING, Wanted, in_order, lanes, starts, uses_lane
 from vmreconcile.model.names import ServerId
@@ -17,7 +18,7 @@ EVERY = "*"
 """The lane of what goes alone on its host, before everything that starts."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Unit:
     """Changes of one host that are done in one go, one after the other; none at all: the host is made ready for work.
 
@@ -31,15 +32,20 @@ class Unit:
     turn: int = 0
     after: frozenset[ServerId] = frozenset()
 
-    @property
+    @cached_property
     def servers(self) -> frozenset[ServerId]:
         """Whose changes these are."""
         return frozenset(change.server for change in self.changes)
 
-    @property
+    @cached_property
     def models(self) -> frozenset[str]:
         """Of which models something starts."""
         return frozenset(change.server.model for change in self.changes if starts(change))
+
+    @cached_property
+    def disrupts(self) -> bool:
+        """Whether it takes down servers, where they serve."""
+        return any(change.disruptive and starts(change) for change in self.changes)
 
 
 def is_work(change: Change) -> bool:

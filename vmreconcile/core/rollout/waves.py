@@ -20,13 +20,14 @@ def waves_of(plan: Plan, wanted: Wanted, limits: Limits) -> tuple[tuple[Waves, .
     Which host is busy with what decides nothing here: as many hosts as there are could work at once.
     """
     course = course_of(plan, wanted, limits)
-    canaries = {model: rolling.canaries for model, rolling in course.rolling.items()}
+    canaries: dict[str, int] = {}
     found: dict[str, list[tuple[ServerId, ...]]] = {}
     now = 0.0
     while True:
         while begun := course.begin(now):
             for model, rolling in course.rolling.items():
                 if rolling.wave:
+                    canaries[model] = canaries.get(model, 0) + bool(rolling.wave & rolling.tried)
                     found.setdefault(model, []).append(tuple(sorted(rolling.wave)))
             for unit in begun:
                 course.end(unit, {change.server: WELL for change in unit.changes}, now)
@@ -62,7 +63,7 @@ def in_waves(
         plan = replan(blocks)
 
 
-def _shown(waves: list[tuple[ServerId, ...]], canaries: frozenset[ServerId], wanted: Wanted) -> Waves:
+def _shown(waves: list[tuple[ServerId, ...]], canaries: int, wanted: Wanted) -> Waves:
     first = wanted[waves[0][0]]
     budget = budgets_of(server for server in wanted.values() if server.id.model == first.id.model)[first.id][0]
     return Waves(
@@ -70,6 +71,6 @@ def _shown(waves: list[tuple[ServerId, ...]], canaries: frozenset[ServerId], wan
         waves=tuple(waves),
         limit=budget.limit,
         total=len(budget.servers),
-        canaries=sum(bool(canaries.intersection(wave)) for wave in waves),
+        canaries=canaries,
         pause=first.rollout.pause,
     )
