@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmreconcile.flows import mending, ready, room
+from vmreconcile.flows import draining, mending, ready, room
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +14,4 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
         monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.002)
     monkeypatch.setattr(mending, "PAUSE_S", 0.001)
+    monkeypatch.setattr(draining, "PAUSE_S", 0.001)

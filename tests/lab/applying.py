@@ -5,9 +5,11 @@ Owns nothing of the world (tests/lab/worlds.py); runs no real host.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from tests.lab.worlds import World, known
+from vmreconcile.effects.hooks import Controller
 from vmreconcile.flows.execute import execute
 from vmreconcile.flows.run import Run
 from vmreconcile.model.names import ServerId
@@ -60,6 +62,11 @@ def run_of(there: World, witness: Witness | None = None) -> Run:
         known=known(there.tokens),
         secrets={name: Secret(token) for name, token in there.tokens.items()},
         reporter=witness or Witness(),
+        controller=Controller(
+            environ={"PATH": os.environ["PATH"]},
+            addresses={name: f"{name}.example" for name in there.hosts},
+            secrets=tuple(Secret(token) for token in there.tokens.values()),
+        ),
     )
 
 

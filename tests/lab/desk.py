@@ -19,7 +19,7 @@ from tests.lab.worlds import TOKEN
 from vmreconcile.cli.main import main
 from vmreconcile.effects.fleet import Session
 from vmreconcile.errors import UnreachableError
-from vmreconcile.flows import prepare, ready
+from vmreconcile.flows import draining, prepare, ready
 from vmreconcile.model.connection import Connection
 
 INVENTORY = "gpu:\n  hosts:\n    gpu1:\n    gpu2:\n"
@@ -112,6 +112,7 @@ def make_desk(folder: Path, capture: pytest.CaptureFixture[str], patch: pytest.M
     patch.chdir(folder)
     patch.setattr(ready, "FIRST_PAUSE_S", 0.001)
     patch.setattr(ready, "LONGEST_PAUSE_S", 0.002)
+    patch.setattr(draining, "PAUSE_S", 0.001)
 
     def opener(options: object) -> Callable[[Connection], Session]:
         del options

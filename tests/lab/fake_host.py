@@ -90,6 +90,8 @@ class FakeHost(GpuHost):
         self.fetched: list[tuple[str, bool]] = []
         """Models fetched, each with whether a server of that name ran meanwhile."""
         self.hub: dict[tuple[str, str], str] = {}
+        self.in_flight: dict[str, list[int | None]] = {}
+        """Requests that run at each look at a server's metrics, the last of them from then on; None: no metrics."""
         self.unreachable = ""
         self.lost_after: int | None = None
         self.folder_problem: str | None = None

@@ -74,7 +74,7 @@ def _server(host: FakeHost, slug: str, request: Json) -> Json:
         "orphans": [_worker(each, held) for each in host.orphans(slug)],
         "unit": unit,
         "env_file": _env_file(host, slug, salt) if file else None,
-        "endpoint": _endpoint(host, root, metrics=bool(request.get("metrics"))) if root else None,
+        "endpoint": _endpoint(host, slug, root, metrics=bool(request.get("metrics"))) if root else None,
         "log": {"kind": "journal" if runtime == "systemd" else "file", "path": f"{host.state}/log/{slug}.log"},
     }
 
@@ -143,7 +143,7 @@ def _env_file(host: FakeHost, slug: str, salt: str) -> Json:
     }  # fmt: skip
 
 
-def _endpoint(host: FakeHost, root: FakeProcess, *, metrics: bool) -> Json:
+def _endpoint(host: FakeHost, slug: str, root: FakeProcess, *, metrics: bool) -> Json:
     health = host.kernel.health(root)
     port = port_of(root.argv)
     silent = {"address": "127.0.0.1", "port": port, "health": None, "problem": f"not listening on port {port}"}
@@ -152,9 +152,16 @@ def _endpoint(host: FakeHost, root: FakeProcess, *, metrics: bool) -> Json:
     model = model_of(root.argv)
     length = root.behaviour.context if root.length is None else root.length
     models = [{"id": model, "root": model, "max_model_len": length}]
-    said = {"requests_running": 0, "requests_waiting": 0, "cache_config": dict(root.cache_config)}
-    answered = {"version": root.version, "models": models, "metrics": said if metrics else None}
+    running = _requests(host, slug) if metrics else None
+    said = {"requests_running": running, "requests_waiting": 0, "cache_config": dict(root.cache_config)}
+    answered = {"version": root.version, "models": models, "metrics": said if running is not None else None}
     return {**silent, "health": health, "problem": None, **answered}
+
+
+def _requests(host: FakeHost, slug: str) -> int | None:
+    """How many requests run at this look at a server's metrics; None where it gives none."""
+    coming = host.in_flight.get(slug, [0])
+    return coming.pop(0) if len(coming) > 1 else coming[0]
 
 
 def _stranger(process: FakeProcess, held: Mapping[int, int]) -> Json:

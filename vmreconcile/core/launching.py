@@ -14,6 +14,7 @@ from vmreconcile.model.steps import KEEP, EnvEntry, SecretRef
 from vmreconcile.model.values import JsonValue, OriginKind
 from vmreconcile.vllm.catalogue import Catalogue
 from vmreconcile.vllm.command import to_argv
+from vmreconcile.vllm.draining import SHUTDOWN_TIMEOUT, whole_seconds
 
 TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 - a variable's name
 """What huggingface_hub reads first; constants are read at import, so a new token needs a restart (vLLM 0.32.0)."""
@@ -30,7 +31,7 @@ ENV_SECRET = "env."  # noqa: S105 - a prefix
 
 def make_launch(server: DesiredServer, host: HostView, catalogue: Catalogue, *, token_known: bool) -> Launch:
     """What starting `server` on `host` takes. `token_known`: its token source gave a token in this run."""
-    scope = host.systemd.scope
+    scope, settings = host.systemd.scope, server.settings
     env_path = f"{host.config_dir}/env/{server.id.slug}.env"
     return Launch(
         id=server.id,
@@ -43,6 +44,7 @@ def make_launch(server: DesiredServer, host: HostView, catalogue: Catalogue, *, 
         scope=scope,
         unit_dir="/etc/systemd/system" if scope == "system" else f"{host.home}/.config/systemd/user",
         linger=scope == "user" and host.systemd.lingering is False,
+        drains=whole_seconds(settings[SHUTDOWN_TIMEOUT].value) if SHUTDOWN_TIMEOUT in settings else 0,
         record={
             "server": server.id.local,
             "port": server.port,

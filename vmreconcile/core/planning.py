@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from vmreconcile.core.actions import Decision, decide, decide_unclaimed, exists
 from vmreconcile.core.blocks import block_of, cordoned
 from vmreconcile.core.diff import Drift, Subject, drift_of
+from vmreconcile.core.draining import with_drain
 from vmreconcile.core.fingerprints import Known
 from vmreconcile.core.gates import gate_of
 from vmreconcile.core.gpus.applied import with_placed
@@ -230,7 +231,7 @@ def subject_of(server: DesiredServer, host: HostView, known: Known, placed: Plac
     """A wanted server beside what was seen of it, with what was decided about its GPUs."""
     catalogue = catalogue_for(host.installed(server.executable).version)
     server, tuning = tuned(server, host, catalogue)
-    server = with_placed(server, placed)
+    server = with_drain(with_placed(server, placed), catalogue)
     token_known = server.token is not None and server.token in known.tokens
     return Subject(
         wanted=server,

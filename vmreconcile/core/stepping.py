@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vmreconcile.core.actions import Decision, exists
 from vmreconcile.core.diff import Subject
 from vmreconcile.core.phases import runtime_of
@@ -9,6 +11,7 @@ from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.plan import Action, Reason
 from vmreconcile.model.steps import RemoveServer, Step
 from vmreconcile.runtimes.registry import choose
+from vmreconcile.vllm.draining import shutdown_timeout_of
 
 
 def taking_down(subject: Subject, decision: Decision) -> tuple[Step, ...]:
@@ -18,7 +21,8 @@ def taking_down(subject: Subject, decision: Decision) -> tuple[Step, ...]:
     full disk, a read-only one) then takes nothing down.
     """
     if _comes_back(subject, decision):
-        return (*subject.runtime.refresh(subject.launch), *subject.runtime.halt(subject.host, subject.observed))
+        launch = replace(subject.launch, drains=max(subject.launch.drains, _drains_now(subject)))
+        return (*subject.runtime.refresh(launch), *subject.runtime.halt(subject.host, subject.observed))
     return stops_of(subject.host, subject.observed, decision)
 
 
@@ -26,6 +30,12 @@ def _comes_back(subject: Subject, decision: Decision) -> bool:
     """Whether what runs is replaced under the same runtime."""
     former = runtime_of(subject.observed)
     return decision.replaces and former is not None and former.name == subject.runtime.name
+
+
+def _drains_now(subject: Subject) -> int:
+    """Seconds that what runs may take for its requests, and so must be given by what is written before its stop."""
+    process = subject.observed.process
+    return shutdown_timeout_of(process.argv) if process else 0
 
 
 def stops_of(host: HostView, observed: ObservedServer, decision: Decision) -> tuple[Step, ...]:
@@ -42,7 +52,8 @@ def stops_of(host: HostView, observed: ObservedServer, decision: Decision) -> tu
 def bringing_up(subject: Subject, decision: Decision) -> tuple[Step, ...]:
     """What comes after `taking_down`: start, begin again, write files anew, or remove."""
     if _comes_back(subject, decision):
-        return subject.runtime.begin(subject.launch)
+        written = _drains_now(subject) <= subject.launch.drains
+        return subject.runtime.begin(subject.launch) if written else subject.runtime.start(subject.launch)
     if decision.replaces or decision.action is Action.START:
         return (*_moved_runtime(subject), *subject.runtime.start(subject.launch))
     match decision.action:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.effects.session import AgentError
+from vmreconcile.flows.draining import drained, proven
 from vmreconcile.flows.mending import Again, second_try
 from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
 from vmreconcile.flows.room import see_devices, wait_for_room
@@ -44,6 +45,7 @@ def carry_out(change: Change, run: Run, later: Iterable[Change] = ()) -> Result:
             return result(Status.CHANGED if _do(change, run, later) else Status.OK)
         if change.reason is Reason.STILL_STARTING:
             _prove(change, run)
+            proven(change, run)
     except NotReady as error:
         return result(Status.FAILED, error.failure)
     except Interrupted:
@@ -68,6 +70,8 @@ def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
         again = second_try(change, first, run, later)
         run.reporter.says(change.server, f"{_unnamed(first.failure.summary, change)}: {again.told}")
         _once_more(again, run)
+    if done:
+        proven(change, run)
     return done
 
 
@@ -103,7 +107,8 @@ def _act(change: Change, run: Run) -> bool:
         Interrupted: the person asked to stop before anything was done.
     """
     try:
-        _send(change, run)
+        with drained(change, run):
+            _send(change, run)
     except AgentError as error:
         if error.kind != MOVED:
             raise

@@ -20,8 +20,9 @@ from vmreconcile.effects.parallel import wait_for
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.acting import agent_failure, carry_out, planned_for
+from vmreconcile.flows.draining import drained
 from vmreconcile.flows.fetching import NotFetched, fetch
-from vmreconcile.flows.ready import Interrupted
+from vmreconcile.flows.ready import Interrupted, NotReady
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase, Unreachable
@@ -227,6 +228,7 @@ def _ended(change: Change, result: Result, *, alone: bool) -> Ended:
         case Status.ROLLED_BACK:
             return Ended(up=True, well=False, failed=True)
         case Status.FAILED:
+            alone = alone or (result.failure is not None and result.failure.untouched)
             return Ended(up=alone and change.phase is Phase.READY, well=False, failed=True)
         case Status.SKIPPED | Status.UNREACHABLE:
             return Ended(up=change.phase is Phase.READY and result.status is Status.SKIPPED, well=False)
@@ -283,9 +285,14 @@ def _stop_early(changes: Iterable[Change], run: Run, stuck: dict[ServerId, Failu
         if not (change.early and change.pending):
             continue
         try:
-            send_steps(change.server, change.stops, run, planned_for(change))
+            with drained(change, run):
+                send_steps(change.server, change.stops, run, planned_for(change))
         except AgentError as error:
             stuck[change.server] = agent_failure(change, error)
+        except NotReady as error:
+            stuck[change.server] = error.failure
+        except Interrupted:
+            break
         else:
             stopped.add(change.server)
     return frozenset(stopped)

@@ -12,8 +12,11 @@ from vmreconcile.core.planning import Options, make_plan
 from vmreconcile.core.rollout.course import Limits
 from vmreconcile.core.rollout.waves import in_waves, waves_of
 from vmreconcile.core.selection import on_hosts
+from vmreconcile.core.token_sources import token_sources
+from vmreconcile.effects.hooks import Controller, without_secrets
 from vmreconcile.errors import Diagnostic, Place, Severity
 from vmreconcile.flows.execute import execute
+from vmreconcile.flows.inputs import connections
 from vmreconcile.flows.model_files import ModelFiles, read_model_files
 from vmreconcile.flows.prepare import Prepared
 from vmreconcile.flows.run import Reporter, Run
@@ -22,6 +25,7 @@ from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView
 from vmreconcile.model.outcome import Outcome
 from vmreconcile.model.plan import Action, Block, Plan
+from vmreconcile.model.tokens import SourceKind
 from vmreconcile.vllm.memory.stored import Checkpoint
 
 
@@ -167,6 +171,20 @@ def run_of(prepared: Prepared, reporter: Reporter, limits: Limits | None = None)
         reporter=reporter,
         limits=replace(limits or Limits(), forks=prepared.fleet.forks),
         model_files=lambda server: _on_its_host(desired[server], prepared),
+        controller=_controller_of(prepared),
+    )
+
+
+def _controller_of(prepared: Prepared) -> Controller:
+    """What hooks are run in: the person's environment without tokens, whatever variables these are in."""
+    inventory = prepared.inputs.inventory
+    sources = token_sources(inventory).values()
+    named = (source.words[0] for source in sources if source.kind is SourceKind.ENV)
+    known = tuple(prepared.secrets.values())
+    return Controller(
+        environ=without_secrets(prepared.hub.options.environ, named, known),
+        addresses={name: reached.target for name, reached in connections(inventory, prepared.hosts).items()},
+        secrets=known,
     )
 
 

@@ -11,17 +11,18 @@ from vmreconcile.core.fingerprints import Known
 from vmreconcile.core.launching import ENV_SECRET
 from vmreconcile.core.rollout.course import Limits
 from vmreconcile.effects.fleet import Fleet
+from vmreconcile.effects.hooks import Controller
 from vmreconcile.effects.session import AgentError
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.outcome import Result
 from vmreconcile.model.plan import Change
 from vmreconcile.model.secret import Secret
-from vmreconcile.model.steps import SecretRef, Step, WriteEnv, to_json
+from vmreconcile.model.steps import SecretRef, Step, StopProcess, StopUnit, WriteEnv, to_json
 from vmreconcile.vllm.memory.stored import Checkpoint
 
 STEP_TIMEOUT_S = 240.0
-"""For all steps of one server together: a stop may take twice the grace and systemd's own timeout."""
+"""For all steps of one server together, besides the grace of each stop: twice that, or systemd's own timeout."""
 
 
 class Reporter(Protocol):
@@ -55,6 +56,8 @@ class Run:
     model_files: Callable[[ServerId], Checkpoint | None] = field(default=lambda _: None)
     """What was read of a server's model, for a prediction; None where nobody has read it."""
     limits: Limits = field(default_factory=Limits)
+    controller: Controller = field(default_factory=Controller)
+    """What hooks are run in."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
@@ -91,7 +94,8 @@ def send_steps(server: ServerId, steps: tuple[Step, ...], run: Run, expected: Ex
     }
     if expected is not None:
         payload["root"] = None if expected.root is None else list(expected.root)
-    run.fleet.request(server.host, payload, timeout=STEP_TIMEOUT_S)
+    graces = (step.grace_s for step in steps if isinstance(step, StopUnit | StopProcess))
+    run.fleet.request(server.host, payload, timeout=STEP_TIMEOUT_S + sum(graces))
 
 
 def _secrets(server: ServerId, steps: tuple[Step, ...], run: Run) -> dict[str, Secret]:

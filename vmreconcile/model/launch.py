@@ -39,6 +39,8 @@ class Launch:
     scope: str = "system"
     unit_dir: str = "/etc/systemd/system"
     linger: bool = False
+    drains: int = 0
+    """Seconds that it may take for requests in flight when it is told to stop (`shutdown_timeout`)."""
     record: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @property

@@ -29,6 +29,8 @@ class Failure:
     summary: str
     evidence: str = ""
     remedy: str = ""
+    untouched: bool = False
+    """Whether the server is as it was before, and serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

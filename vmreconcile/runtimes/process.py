@@ -16,9 +16,15 @@ from vmreconcile.model.steps import (
     WriteRecord,
 )
 from vmreconcile.model.values import JsonValue
+from vmreconcile.vllm.draining import shutdown_timeout_of
 
 GRACE_S = 15.0
 """Seconds between the signals of a stop: an EngineCore ends in about 6 s, a second TERM in 2-8 s (measured, 0.32.0)."""
+
+
+def grace_of(server: ObservedServer) -> float:
+    """How long the first TERM of a stop may take: what runs may go on with its requests first."""
+    return GRACE_S + (shutdown_timeout_of(server.process.argv) if server.process else 0)
 
 
 class ProcessRuntime:
@@ -91,7 +97,7 @@ class ProcessRuntime:
                     pid=server.process.pid,
                     start_ticks=server.process.start_ticks,
                     boot_id=host.boot_id,
-                    grace_s=GRACE_S,
+                    grace_s=grace_of(server),
                 )
             )
         if server.orphans:

@@ -22,14 +22,17 @@ from vmreconcile.model.steps import (
     WriteFile,
     WriteRecord,
 )
-from vmreconcile.runtimes.process import GRACE_S, end_orphans
+from vmreconcile.runtimes.process import end_orphans, grace_of
 from vmreconcile.runtimes.unit_files import unit_differences
 
 MINIMUM_VERSION = 240
 """Type=exec, which reports a failing exec, came with 240."""
 
 STOP_TIMEOUT_S = 60
-"""A SIGTERM is not bounded by vLLM itself: requests in flight hold the exit. After this systemd kills the group."""
+"""A SIGTERM is not bounded by vLLM itself: requests in flight hold the exit. After this systemd kills the group.
+
+What `shutdown_timeout` gives them comes on top.
+"""
 
 OPEN_FILES = 1 << 20
 """More than any vLLM needs, and the kernel's own default for how many there may be (fs.nr_open)."""
@@ -148,7 +151,7 @@ class SystemdRuntime:
             return orphans
         scope, unit = host.systemd.scope, server.unit.name
         return (
-            StopUnit(unit=unit, scope=scope, grace_s=GRACE_S),
+            StopUnit(unit=unit, scope=scope, grace_s=grace_of(server)),
             *orphans,
             Systemctl(verb="reset-failed", unit=unit, scope=scope),
         )
@@ -176,12 +179,16 @@ def _noncharacter(launch: Launch) -> str:
 def unit_text(launch: Launch) -> str:
     """The whole unit file of a launch; holds no secret.
 
+    Where vLLM is to finish its requests, TERM goes to the root alone (systemd.kill(5)): workers of several GPUs would
+    exit at it at once, requests with them (vLLM 0.32.0, v1/executor/multiproc_executor.py).
+
     A core limit of 1 also keeps the kernel from running a collector, which 0 does not (core(5)): systemd-coredump
     writes the whole environment of what crashed, token included, into the journal.
     """
     target = "multi-user.target" if launch.scope == "system" else "default.target"
     network = "Wants=network-online.target\nAfter=network-online.target\n" if launch.scope == "system" else ""
     output = "" if launch.scope == "system" else _own_log(launch)
+    kill_mode = "mixed" if launch.drains else "control-group"
     return f"""# Written by vmreconcile for {launch.id.local}. Edits are drift: apply writes this file anew.
 [Unit]
 Description=vLLM {specifier_safe(launch.id.local)} (vmreconcile)
@@ -197,8 +204,8 @@ EnvironmentFile={glob_safe(specifier_safe(launch.env_path))}
 Restart=always
 RestartSec=5
 RestartPreventExitStatus=2
-KillMode=control-group
-TimeoutStopSec={STOP_TIMEOUT_S}
+KillMode={kill_mode}
+TimeoutStopSec={STOP_TIMEOUT_S + launch.drains}
 LimitNOFILE={OPEN_FILES}
 LimitCORE=1
 
