@@ -1,6 +1,6 @@
 """What the tool believes of a `vllm serve` process, asked of the simulator and of the real vLLM 0.32.0 alike.
 
-The real one starts in 20 to 30 s, so its tests share one server and start four more.
+The real one starts in 20 to 30 s, so its tests share one server and start six more.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -26,6 +28,8 @@ from vmreconcile.vllm.measured import figures_of
 pytestmark = pytest.mark.slow
 
 KEY = "sk-contract"
+LONG = ("--max-model-len=8192",)
+"""Room for answers that take seconds."""
 MARKER = "VMRECONCILE_SERVER"
 PREFIX = r"\((APIServer|EngineCore) pid=\d+\) INFO \d\d-\d\d \d\d:\d\d:\d\d \[[\w.]+:\d+\] "
 METRICS = {
@@ -68,6 +72,7 @@ class Subject:
     def start(self, name: str, *words: str, port: int = 0, **switches: str) -> AbstractContextManager[Server]:
         """Start a server; leave the `with` and it is gone."""
         env = ENVIRONMENT | {MARKER: "contract", "VLLM_API_KEY": KEY, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+        env |= {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
         env |= {f"VLLM_SIMULATOR_{switch.upper()}": value for switch, value in switches.items()}
         arguments = (*ARGUMENTS, "--served-model-name", "tiny", *words)
         return running(self.vllm, str(self.model), self.folder / f"{name}.log", *arguments, env=env, port=port)
@@ -289,6 +294,52 @@ def test_it_stops_at_sigterm(server: Server, subject: Subject) -> None:
     os.kill(server.pid, signal.SIGTERM)
     assert server.end(subject.soon) == 0
     server.wait_until(lambda: not server.processes(), subject.soon, "processes left")
+
+
+def test_a_stop_finishes_the_requests_that_it_has(subject: Subject) -> None:
+    """With --shutdown-timeout one SIGTERM lets a request end whole; health stays 200, new ones get 500."""
+    with subject.start("drain", *LONG, "--shutdown-timeout=60", request_seconds="2") as server:
+        server.wait_ready(subject.ready)
+        asked, answers = asked_from_the_side(server, 2000)
+        os.kill(server.pid, signal.SIGTERM)
+        server.wait_for_log("stopping engine client mode=drain timeout=60s", subject.soon)
+        refused = server.ask("/v1/completions", {"model": "tiny", "prompt": "x", "max_tokens": 1}, key=KEY)
+        assert (refused.status, server.ask("/health").status) == (500, 200)
+        assert "cannot schedule new futures after shutdown" in refused.body.decode()
+        os.kill(server.pid, signal.SIGTERM)
+        asked.join()
+        assert answers == [(200, 2000, "length")]
+        assert server.end(subject.soon) == 0
+
+
+def test_a_stop_aborts_the_requests_that_it_has(subject: Subject) -> None:
+    """Without it the client gets, at once and with status 200, what there is of its answer."""
+    with subject.start("abort", *LONG, request_seconds="60") as server:
+        server.wait_ready(subject.ready)
+        asked, answers = asked_from_the_side(server, 8000)
+        os.kill(server.pid, signal.SIGTERM)
+        asked.join()
+        ((status, tokens, reason),) = answers
+        assert (status, reason) == (200, "abort")
+        assert tokens < 8000
+        assert server.end(subject.soon) == 0
+
+
+def asked_from_the_side(server: Server, tokens: int) -> tuple[threading.Thread, list[tuple[int, int, str]]]:
+    """Ask for so many tokens from the side; once that is seen to run, the thread and where the answer will be."""
+    answers: list[tuple[int, int, str]] = []
+    body = {"model": "tiny", "prompt": "hello", "max_tokens": tokens, "ignore_eos": True}
+
+    def ask() -> None:
+        answer = server.ask("/v1/completions", body, key=KEY, timeout=120.0)
+        said: Any = answer.json()
+        answers.append((answer.status, said["usage"]["completion_tokens"], said["choices"][0]["finish_reason"]))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    counted = 'vllm:num_requests_running{engine="0",model_name="tiny"} 1.0'
+    server.wait_until(lambda: counted in server.ask("/metrics").body.decode(), 30.0, "the request does not run")
+    return thread, answers
 
 
 def test_an_unknown_argument(subject: Subject) -> None:

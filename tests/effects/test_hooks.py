@@ -48,7 +48,8 @@ def test_text_is_for_a_shell_and_a_list_runs_as_it_is(tmp_path: Path) -> None:
 def test_it_runs_where_the_command_was_run_in_a_session_of_its_own(tmp_path: Path) -> None:
     """Same folder, no input, and no terminal's Ctrl-C: it leads a session and a process group."""
     run(
-        f"pwd > {tmp_path}/cwd; wc -c > {tmp_path}/input; ps -o sid=,pgid= -p $$ > {tmp_path}/ids; echo $$ >> {tmp_path}/ids"
+        f"cd -P . && pwd > {tmp_path}/cwd; wc -c > {tmp_path}/input; "
+        f"ps -o sid=,pgid= -p $$ > {tmp_path}/ids; echo $$ >> {tmp_path}/ids"
     )
     assert (tmp_path / "cwd").read_text(encoding="utf-8").strip() == str(Path.cwd())
     assert (tmp_path / "input").read_text(encoding="utf-8").strip() == "0"

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -182,19 +183,54 @@ def test_a_slow_stop(simulator: Path, tmp_path: Path) -> None:
         assert server.end(5) == 0
 
 
-def test_a_request_holds_up_the_stop(simulator: Path, tmp_path: Path) -> None:
-    """A request that is being answered is answered before the server ends."""
-    with running(simulator, "a/model", tmp_path / "log", env={"VLLM_SIMULATOR_REQUEST_SECONDS": "1"}) as server:
+def _asked(server: Server, answers: list[dict[str, Any]]) -> threading.Thread:
+    """Ask for a completion from the side, and wait until it is counted."""
+
+    def ask() -> None:
+        answer = server.ask("/v1/completions", {"prompt": "x", "max_tokens": 100}, timeout=8.0)
+        answers.append({"status": answer.status, **answer.json()})
+
+    asked = threading.Thread(target=ask)
+    asked.start()
+    server.wait_until(lambda: _running(server) == 1, 5, "the request is not counted")
+    return asked
+
+
+def test_a_request_is_finished_where_there_is_time_for_it(simulator: Path, tmp_path: Path) -> None:
+    """With --shutdown-timeout a request that is being answered is answered before the server ends."""
+    env = {"VLLM_SIMULATOR_REQUEST_SECONDS": "1"}
+    with running(simulator, "a/model", tmp_path / "log", "--shutdown-timeout=20", env=env) as server:
         server.wait_ready(10)
-        answers: list[int] = []
-        asked = threading.Thread(
-            target=lambda: answers.append(server.ask("/v1/completions", {"prompt": "x", "max_tokens": 2}).status)
-        )
+        answers: list[dict[str, Any]] = []
+        asked = _asked(server, answers)
+        os.kill(server.pid, signal.SIGTERM)
+        asked.join()
+        assert (answers[0]["status"], answers[0]["usage"]["completion_tokens"]) == (200, 100)
+        assert server.end(5) == 0
+
+
+def test_a_request_that_takes_longer_holds_up_the_exit(simulator: Path, tmp_path: Path) -> None:
+    """Its engine is gone: no answer comes any more, and the root waits until the client leaves, without listening."""
+    env = {"VLLM_SIMULATOR_REQUEST_SECONDS": "60"}
+    with running(simulator, "a/model", tmp_path / "log", "--shutdown-timeout=1", env=env) as server:
+        server.wait_ready(10)
+        left: list[object] = []
+
+        def ask() -> None:
+            with pytest.raises(TimeoutError):
+                server.ask("/v1/completions", {"prompt": "x"}, timeout=3.0)
+            left.append(server.popen.poll())
+
+        asked = threading.Thread(target=ask)
         asked.start()
         server.wait_until(lambda: _running(server) == 1, 5, "the request is not counted")
         os.kill(server.pid, signal.SIGTERM)
+        server.wait_for_log("shutting down FastAPI", 5)
+        with pytest.raises(OSError, match="refused"):
+            server.ask("/health")
+        assert server.popen.poll() is None
         asked.join()
-        assert answers == [200]
+        assert left == [None]
         assert server.end(5) == 0
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from vmreconcile.simulator.httpd import Request, Response
 from vmreconcile.simulator.serving import Serving, new_id
 
 WORDS = " this text comes from a simulator of vLLM, not from a model.".replace(" ", "| ").split("|")[1:]
 DEFAULT_TOKENS = 16
+DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+DRAINING = "cannot schedule new futures after shutdown"
+"""What vLLM 0.32.0 says to new requests while it finishes those that it has (and has been given time for)."""
 _Json = dict[str, object]
 
 
@@ -56,23 +60,38 @@ def complete(serving: Serving, request: Request, *, chat: bool) -> Response:
     if serving.dead or serving.stopping or faults.crash_on_request:
         serving.refused_when_dead = serving.dead
         serving.wake()
-        raise RefusedError("EngineCore encountered an issue. See stack trace (above) for the root cause.",
-                           status=500, kind="InternalServerError")  # fmt: skip
+        draining = serving.stopping and serving.patience and not serving.dead
+        raise RefusedError(DRAINING if draining else DEAD, status=500, kind="InternalServerError")
     serving.begin()
     if faults.wedged:
-        try:
-            request.connection.recv(1)
-        finally:
-            serving.end()
-        raise OSError("the client left a wedged server")
+        _stay_silent(serving, request)
     if asked.stream:
         return Response(
-            stream=_stream(serving, asked, faults.request_seconds), content_type="text/event-stream; charset=utf-8"
+            stream=_stream(serving, asked, faults.request_seconds, request),
+            content_type="text/event-stream; charset=utf-8",
         )
-    time.sleep(faults.request_seconds)
+    begun, reason = time.monotonic(), "length"
+    if not serving.work(faults.request_seconds):
+        if serving.silent:
+            _stay_silent(serving, request)
+        done = (time.monotonic() - begun) / faults.request_seconds if faults.request_seconds else 1.0
+        asked, reason = replace(asked, tokens=int(asked.tokens * min(done, 1.0))), "abort"
     serving.end(prompt=asked.prompt_tokens, generated=asked.tokens * asked.choices)
-    body = json.dumps(_whole(serving, asked), separators=(",", ":")).encode()
+    body = json.dumps(_whole(serving, asked, reason), separators=(",", ":")).encode()
     return Response(body=body, content_type="application/json")
+
+
+def _stay_silent(serving: Serving, request: Request) -> NoReturn:
+    """Give no answer: wait until the client goes away.
+
+    Raises:
+        OSError: it went.
+    """
+    try:
+        request.connection.recv(1)
+    finally:
+        serving.end()
+    raise OSError("the client left without an answer")
 
 
 def _read(serving: Serving, request: Request, *, chat: bool) -> _Asked:
@@ -145,7 +164,7 @@ def _usage(asked: _Asked) -> _Json:
     }
 
 
-def _whole(serving: Serving, asked: _Asked) -> _Json:
+def _whole(serving: Serving, asked: _Asked, reason: str) -> _Json:
     """An answer in one piece."""
     text = "".join(map(_word, range(asked.tokens)))
     choices: list[_Json] = []
@@ -153,27 +172,32 @@ def _whole(serving: Serving, asked: _Asked) -> _Json:
         said: _Json = {"text": text}
         if asked.chat:
             said = {"message": {"role": "assistant", "content": text.lstrip(), "refusal": None, "reasoning": None}}
-        choices.append({"index": index, **said, "logprobs": None, "finish_reason": "length", "stop_reason": None})
+        choices.append({"index": index, **said, "logprobs": None, "finish_reason": reason, "stop_reason": None})
     identifier = new_id("chatcmpl" if asked.chat else "cmpl")
     return _frame(serving, asked, identifier, choices) | {"usage": _usage(asked)}
 
 
-def _stream(serving: Serving, asked: _Asked, seconds: float) -> Iterator[bytes]:
+def _stream(serving: Serving, asked: _Asked, seconds: float, request: Request) -> Iterator[bytes]:
     """An answer in server-sent events, one a token, evenly over `seconds`."""
     identifier = new_id("chatcmpl" if asked.chat else "cmpl")
     generated = 0
     try:
         for number in range(asked.tokens):
-            time.sleep(seconds / asked.tokens)
-            last = number == asked.tokens - 1
+            going = serving.work(seconds / asked.tokens)
+            if not going and serving.silent:
+                request.connection.recv(1)
+                raise OSError("the client left without an answer")
+            last = number == asked.tokens - 1 or not going
             said: _Json = {"text": _word(number)}
             if asked.chat:
                 role = {"role": "assistant"} if number == 0 else {}
                 said = {"delta": role | {"content": _word(number)}}
-            part = {"logprobs": None, "finish_reason": "length" if last else None}
+            part = {"logprobs": None, "finish_reason": ("length" if going else "abort") if last else None}
             choices: list[_Json] = [{"index": index, **said, **part} for index in range(asked.choices)]
             yield _event(_frame(serving, asked, identifier, choices))
             generated += asked.choices
+            if last:
+                break
         if asked.usage:
             yield _event(_frame(serving, asked, identifier, []) | {"usage": _usage(asked)})
         yield b"data: [DONE]\n\n"

@@ -48,6 +48,8 @@ class Options:
     block_size: int
     prefix_caching: bool
     kv_cache_dtype: str
+    shutdown_timeout: int
+    """Seconds that requests in flight may take once it is told to stop; 0 aborts them."""
     shown: Mapping[str, JsonValue]
 
     def with_max_model_len(self, tokens: int) -> Options:
@@ -117,6 +119,7 @@ def read_options(words: tuple[str, ...], environ: Mapping[str, str], catalogue: 
         block_size=_int(values, "block_size"),
         prefix_caching=values.get("enable_prefix_caching") is not False,
         kv_cache_dtype=_text(values, "kv_cache_dtype"),
+        shutdown_timeout=_int(values, "shutdown_timeout"),
         shown={"model": model, **masked},
     )
 

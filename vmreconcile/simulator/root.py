@@ -33,6 +33,16 @@ class Flags(Protocol):
     crash_wanted: bool
     running: int
 
+    @property
+    def patience(self) -> int:
+        """Seconds that requests in flight may take once it is told to stop."""
+
+    def abort(self) -> None:
+        """Answer the requests in flight with what there is of them."""
+
+    def give_up(self) -> None:
+        """Answer the requests in flight no more."""
+
 
 class Root:
     """The root process: counts signals and sleeps until one comes, an engine speaks or dies, or a client calls."""
@@ -169,12 +179,24 @@ class Root:
         return self.faults().watchdog_seconds
 
     def _stop(self, listener: socket.socket, flags: Flags, connect: Callable[[socket.socket, str], None]) -> NoReturn:
-        """Stop cleanly: refuse new completions, end the engines, wait for requests that still hold on, exit 0."""
+        """Stop: refuse new completions, abort those in flight or let them end (`--shutdown-timeout`), exit 0.
+
+        As vLLM 0.32.0 does it: those that take longer than they may are never answered, and hold up the exit until
+        their clients leave.
+        """
         flags.stopping = True
         self.log("launcher.py:254", "[shutdown] API server: shutdown triggered")
-        ends = time.monotonic() + self.faults().stop_seconds
-        while (left := ends - time.monotonic()) > 0 or flags.running:
-            if listener.fileno() in self.sleep(listener.fileno(), seconds=left if left > 0 else None):
+        mode = "drain" if flags.patience else "abort"
+        self.log(
+            "launcher.py:270",
+            f"[shutdown] API server: stopping engine client mode={mode} timeout={flags.patience}s",
+        )
+        if not flags.patience:
+            flags.abort()
+        earliest = time.monotonic() + self.faults().stop_seconds
+        latest = max(earliest, time.monotonic() + flags.patience)
+        while (left := (latest if flags.running else earliest) - time.monotonic()) > 0:
+            if listener.fileno() in self.sleep(listener.fileno(), seconds=left):
                 _accept(listener, connect)
         self.log("utils.py:628", "[shutdown] Process manager: send sigterm to process EngineCore")
         self.kill_engines(signal.SIGTERM)
@@ -187,6 +209,9 @@ class Root:
         for engine in self.engines.values():
             os.waitpid(engine.pid, 0)
         self.log("launcher.py:304", "[shutdown] API server: shutting down FastAPI HTTP server")
+        flags.give_up()
+        while flags.running:
+            self.sleep()
         write("INFO:     Application shutdown complete.\n")
         die(0)
 

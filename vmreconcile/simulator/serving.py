@@ -39,6 +39,10 @@ class Serving:
     refused_when_dead: bool = False
     crash_wanted: bool = False
     running: int = 0
+    cut: threading.Event = field(default_factory=threading.Event)
+    """Set once nothing more is computed for the requests in flight."""
+    silent: bool = False
+    """They are not even answered any more: their engine is gone."""
     prompt_tokens: int = 0
     generation_tokens: int = 0
     finished: int = 0
@@ -57,6 +61,24 @@ class Serving:
             self.generation_tokens += generated
             self.finished += bool(generated)
         self.wake()
+
+    @property
+    def patience(self) -> int:
+        """Seconds that requests in flight may take once it is told to stop."""
+        return self.options.shutdown_timeout
+
+    def work(self, seconds: float) -> bool:
+        """Take so long for a part of a request; False where that is cut short."""
+        return not self.cut.wait(seconds)
+
+    def abort(self) -> None:
+        """Answer the requests in flight with what there is of them."""
+        self.cut.set()
+
+    def give_up(self) -> None:
+        """Answer the requests in flight no more; each holds its connection until the client leaves."""
+        self.silent = True
+        self.cut.set()
 
     def names(self) -> list[str]:
         """The names under which completions can be asked for, adapters last."""
