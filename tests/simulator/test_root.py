@@ -234,6 +234,24 @@ def test_a_request_that_takes_longer_holds_up_the_exit(simulator: Path, tmp_path
         assert server.end(5) == 0
 
 
+def test_a_signal_to_the_whole_group_loses_the_requests_of_two_workers(simulator: Path, tmp_path: Path) -> None:
+    """Workers mind a SIGTERM at once, whatever the root gives its requests: no answer comes."""
+    env = {"VLLM_SIMULATOR_REQUEST_SECONDS": "1"}
+    with running(simulator, "a/model", tmp_path / "log", "--shutdown-timeout=20", "-tp", "2", env=env) as server:
+        server.wait_ready(10)
+
+        def ask() -> None:
+            with pytest.raises(TimeoutError):
+                server.ask("/v1/completions", {"prompt": "x"}, timeout=3.0)
+
+        asked = threading.Thread(target=ask)
+        asked.start()
+        server.wait_until(lambda: _running(server) == 1, 5, "the request is not counted")
+        os.killpg(server.pid, signal.SIGTERM)
+        asked.join()
+        assert server.end(5) == 0
+
+
 def test_a_misspelled_switch(simulator: Path, tmp_path: Path) -> None:
     """A switch that does not exist ends the start with one line that names it."""
     with running(simulator, "a/model", tmp_path / "log", env={"VLLM_SIMULATOR_WEGDED": "1"}) as server:

@@ -37,6 +37,10 @@ class Flags(Protocol):
     def patience(self) -> int:
         """Seconds that requests in flight may take once it is told to stop."""
 
+    @property
+    def fragile(self) -> bool:
+        """Whether the engine has workers, which a SIGTERM ends at once."""
+
     def abort(self) -> None:
         """Answer the requests in flight with what there is of them."""
 
@@ -195,9 +199,14 @@ class Root:
             flags.abort()
         earliest = time.monotonic() + self.faults().stop_seconds
         latest = max(earliest, time.monotonic() + flags.patience)
+        engines = tuple(self.engines) if flags.fragile else ()
         while (left := (latest if flags.running else earliest) - time.monotonic()) > 0:
-            if listener.fileno() in self.sleep(listener.fileno(), seconds=left):
+            readable = self.sleep(listener.fileno(), *engines, seconds=left)
+            if listener.fileno() in readable:
                 _accept(listener, connect)
+            if readable & set(engines):  # a signal to the whole group got at the workers, too
+                flags.give_up()
+                break
         self.log("utils.py:628", "[shutdown] Process manager: send sigterm to process EngineCore")
         self.kill_engines(signal.SIGTERM)
         listener.close()

@@ -67,6 +67,11 @@ class Serving:
         """Seconds that requests in flight may take once it is told to stop."""
         return self.options.shutdown_timeout
 
+    @property
+    def fragile(self) -> bool:
+        """Whether its engine has workers, which a SIGTERM ends at once, requests with them."""
+        return self.options.tensor_parallel * self.options.pipeline_parallel > 1
+
     def work(self, seconds: float) -> bool:
         """Take so long for a part of a request; False where that is cut short."""
         return not self.cut.wait(seconds)
