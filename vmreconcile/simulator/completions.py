@@ -74,6 +74,9 @@ def complete(serving: Serving, request: Request, *, chat: bool) -> Response:
     if not serving.work(faults.request_seconds):
         if serving.silent:
             _stay_silent(serving, request)
+        if serving.dead:
+            serving.end()
+            raise RefusedError(DEAD, status=500, kind="InternalServerError")
         done = (time.monotonic() - begun) / faults.request_seconds if faults.request_seconds else 1.0
         asked, reason = replace(asked, tokens=int(asked.tokens * min(done, 1.0))), "abort"
     serving.end(prompt=asked.prompt_tokens, generated=asked.tokens * asked.choices)
@@ -186,7 +189,8 @@ def _stream(serving: Serving, asked: _Asked, seconds: float, request: Request) -
             going = serving.work(seconds / asked.tokens)
             if not going and serving.silent:
                 request.connection.recv(1)
-                raise OSError("the client left without an answer")
+            if not going and (serving.silent or serving.dead):
+                raise OSError("no more of it comes")
             last = number == asked.tokens - 1 or not going
             said: _Json = {"text": _word(number)}
             if asked.chat:

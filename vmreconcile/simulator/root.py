@@ -205,7 +205,8 @@ class Root:
             if listener.fileno() in readable:
                 _accept(listener, connect)
             if readable & set(engines):  # a signal to the whole group got at the workers, too
-                flags.give_up()
+                flags.dead = True
+                flags.abort()
                 break
         self.log("utils.py:628", "[shutdown] Process manager: send sigterm to process EngineCore")
         self.kill_engines(signal.SIGTERM)
