@@ -72,16 +72,26 @@ def complete(serving: Serving, request: Request, *, chat: bool) -> Response:
         )
     begun, reason = time.monotonic(), "length"
     if not serving.work(faults.request_seconds):
-        if serving.silent:
-            _stay_silent(serving, request)
-        if serving.dead:
-            serving.end()
-            raise RefusedError(DEAD, status=500, kind="InternalServerError")
+        _give_up(serving, request)
         done = (time.monotonic() - begun) / faults.request_seconds if faults.request_seconds else 1.0
         asked, reason = replace(asked, tokens=int(asked.tokens * min(done, 1.0))), "abort"
     serving.end(prompt=asked.prompt_tokens, generated=asked.tokens * asked.choices)
     body = json.dumps(_whole(serving, asked, reason), separators=(",", ":")).encode()
     return Response(body=body, content_type="application/json")
+
+
+def _give_up(serving: Serving, request: Request) -> None:
+    """A request that was cut short has no answer where its engine is gone; else this returns.
+
+    Raises:
+        RefusedError: the engine died of a signal.
+        OSError: it was ended while this request was waited for.
+    """
+    if serving.silent:
+        _stay_silent(serving, request)
+    if serving.dead:
+        serving.end()
+        raise RefusedError(DEAD, status=500, kind="InternalServerError")
 
 
 def _stay_silent(serving: Serving, request: Request) -> NoReturn:

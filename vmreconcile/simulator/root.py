@@ -219,9 +219,11 @@ class Root:
         for engine in self.engines.values():
             os.waitpid(engine.pid, 0)
         self.log("launcher.py:304", "[shutdown] API server: shutting down FastAPI HTTP server")
-        flags.give_up()
+        if flags.patience and not flags.dead:
+            flags.give_up()
         while flags.running:
             self.sleep()
+        time.sleep(_ANSWER_GRACE_SECONDS)  # for answers that are on their way out
         write("INFO:     Application shutdown complete.\n")
         die(0)
 
