@@ -57,3 +57,19 @@ def test_a_hook_that_fails_is_reported(desk: Desk) -> None:
     assert (error["class"], error["evidence"]) == ("hook_failed", "key ***")
     assert "models.d/qwen.yaml" in error["remedy"]
     assert TOKEN not in said.out + said.err
+
+
+def test_validate_warns_of_a_program_that_is_not_here(desk: Desk) -> None:
+    """A list's first word, also under overrides; a shell's text is the shell's own."""
+    hooks = "hooks: {before_stop: [lb-of-nobody, out], after_ready: no-such-program in}\n"
+    desk.write("models.d/qwen.yaml", desk.read() + hooks + "overrides: {gpu1: {hooks: {after_ready: [./lb, in]}}}\n")
+    said = desk("validate", "--json")
+    rows = [row for row in said.json["diagnostics"] if row["code"] == "hook-program-missing"]
+    assert [row["summary"] for row in rows] == [
+        "hooks.before_stop runs 'lb-of-nobody', which is not found here.",
+        "hooks.after_ready runs './lb', which is not found here.",
+    ]
+    assert said.code == 0
+    (desk.folder / "lb").write_text("#!/bin/sh\n", encoding="utf-8")
+    (desk.folder / "lb").chmod(0o755)
+    assert len([row for row in desk("validate", "--json").json["diagnostics"] if "hook" in row["code"]]) == 1

@@ -12,6 +12,7 @@ import pytest
 from tests.lab.applying import Witness, apply, run_of, statuses
 from tests.lab.fake_kernel import Behaviour, Refusal
 from tests.lab.worlds import World, wanted, world
+from vmreconcile.flows.draining import back_in
 from vmreconcile.flows.execute import execute
 from vmreconcile.model.desired import DesiredState, Hooks, Rollout
 from vmreconcile.model.outcome import Failure, Outcome
@@ -150,6 +151,18 @@ def test_a_failing_after_ready_tells_that_the_server_is_ready(tmp_path: Path) ->
     assert found.summary == "m@h1 is ready, but its after_ready hook failed: exit status 1"
     assert not there.plan().pending
     assert ran(tmp_path) == []
+
+
+def test_a_server_that_went_back_is_put_in_again(lb: Hooks, tmp_path: Path) -> None:
+    """The reason that it went back stays the report; a hook that fails is told beside it."""
+    there = retuned(running(lb))
+    (change,), why = there.plan().changes, Failure(kind="died", summary="it died", evidence="a line")
+    assert back_in(change, why, run_of(there)) == why
+    assert ran(tmp_path) == ["after_ready retune"]
+    there.change(lambda server: replace(server, hooks=Hooks(after_ready="echo no pool; exit 2")))
+    told = back_in(change, why, run_of(there))
+    assert told.summary == "it died; m@h1 is ready, but its after_ready hook failed: exit status 2"
+    assert (told.kind, told.evidence) == ("died", "a line | no pool")
 
 
 def test_what_fails_while_it_still_serves_puts_it_back(lb: Hooks, tmp_path: Path) -> None:

@@ -8,16 +8,20 @@ from __future__ import annotations
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from vmreconcile.errors import Diagnostic, Severity
+from vmreconcile.model.document import Document, Path
 from vmreconcile.model.launch import TOKEN_VARIABLES
 from vmreconcile.model.secret import Secret
-from vmreconcile.model.showing import SECRET_NAME, holds_token, masked, without_escapes
+from vmreconcile.model.showing import SECRET_NAME, holds_token, masked, shown, without_escapes
+from vmreconcile.model.values import JsonValue
 
 SHELL = "/bin/sh"
 LOOK_S = 0.1
@@ -90,6 +94,37 @@ def without_secrets(
             or any(text in value for text in known)
         )
     }
+
+
+def missing_programs(documents: Iterable[Document]) -> tuple[Diagnostic, ...]:
+    """A warning for each hook that is a list of words whose program is not found on this controller.
+
+    Text is left to the shell. What overrides say is looked at, too.
+    """
+    return tuple(
+        Diagnostic(
+            place=document.place(*path),
+            code="hook-program-missing",
+            summary=f"{'.'.join(map(str, path[-2:]))} runs {shown(command[0])}, which is not found here.",
+            why="Hooks run on the controller, in the folder of the command.",
+            remedy="Give the program's whole path, or put it on PATH of the controller that applies.",
+            severity=Severity.WARNING,
+        )
+        for document in documents
+        for path, command in _lists(document)
+        if shutil.which(str(command[0])) is None
+    )
+
+
+def _lists(document: Document) -> Iterator[tuple[Path, list[JsonValue]]]:
+    """The hooks of a document that are lists of words, each with its place."""
+    overrides = document.get("overrides")
+    keys = overrides if isinstance(overrides, dict) else {}
+    for above in ((), *(("overrides", key) for key in keys)):
+        for name in ("before_stop", "after_ready"):
+            command = document.get(*above, "hooks", name)
+            if isinstance(command, list) and command:
+                yield (*above, "hooks", name), command
 
 
 def run_hook(hook: Hook, around: Controller, tell: Callable[[float], None]) -> None:
@@ -186,5 +221,5 @@ def _said(out: bytes, secrets: Iterable[Secret]) -> str:
         if secret:
             text = text.replace(secret.reveal(), "***")
     lines = [line.strip() for line in masked(text).splitlines() if line.strip()]
-    shown = re.sub(r"\s+", " ", " / ".join(line[:LONGEST_LINE] for line in lines[-LINES:]))
-    return "".join(letter if letter.isprintable() else "?" for letter in shown)
+    said = re.sub(r"\s+", " ", " / ".join(line[:LONGEST_LINE] for line in lines[-LINES:]))
+    return "".join(letter if letter.isprintable() else "?" for letter in said)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmreconcile.core.draining import drain_of
 from vmreconcile.core.phases import phase_of
@@ -86,6 +86,16 @@ def proven(change: Change, run: Run) -> None:
                 remedy=f"do by hand what it should have done, and mend the hook{_where(wanted)}",
             )
         ) from None
+
+
+def back_in(change: Change, failure: Failure, run: Run) -> Failure:
+    """A server is ready again on its former settings: its after_ready hook is run; `failure`, with how that ended."""
+    try:
+        proven(change, run)
+    except HookFailed as error:
+        said = " | ".join(filter(None, (failure.evidence, error.failure.evidence)))
+        return replace(failure, summary=f"{failure.summary}; {error.failure.summary}", evidence=said)
+    return failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from vmreconcile.core.patterns import select, unmatched
 from vmreconcile.core.resolve import resolve
 from vmreconcile.core.tuning import rules_of, together
 from vmreconcile.core.validate import validate
+from vmreconcile.effects.hooks import missing_programs
 from vmreconcile.effects.inventory import read_inventory
 from vmreconcile.effects.load import SHIPPED_RULES, load_models, load_tuning
 from vmreconcile.effects.retry import read_retry
@@ -68,7 +69,7 @@ def check(sources: Sources) -> Checked:
         problems = (*read_rules(sources)[1], *problems)
         return Checked(problems=(*error.diagnostics, *problems), models=len(documents))
     documents = load_models(sources.models)
-    problems = (*read_rules(sources)[1], *problems_of(documents, inventory))
+    problems = (*read_rules(sources)[1], *problems_of(documents, inventory), *missing_programs(documents))
     return Checked(problems=problems, models=len(documents), hosts=len(inventory.hosts))
 
 
