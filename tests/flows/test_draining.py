@@ -260,14 +260,16 @@ def test_an_unclaimed_server_has_no_hooks(lb: Hooks, tmp_path: Path) -> None:
 
 
 def test_without_hooks_and_drain_nothing_is_asked() -> None:
-    """A retune begins with its steps, as ever."""
+    """No metrics are read before its steps."""
     there = world(wanted())
     apply(there)
     retuned(there)
     plan = there.plan()
     there.hosts["h1"].requests.clear()
     assert statuses(execute(plan, run_of(there))) == {"m@h1": "changed"}
-    assert there.hosts["h1"].requests[0]["do"] == "steps"
+    asked = there.hosts["h1"].requests
+    first = next(at for at, request in enumerate(asked) if request["do"] == "steps")
+    assert not any(request.get("metrics") for request in asked[:first])
 
 
 def test_a_server_that_was_still_starting_is_put_in_once_it_is_ready(lb: Hooks, tmp_path: Path) -> None:
