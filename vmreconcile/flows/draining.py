@@ -182,7 +182,7 @@ def _cut_off(requests: int, seconds: float, observed: ObservedServer) -> str:
     """What becomes of requests that took longer than they may."""
     more = shutdown_timeout_of(observed.process.argv) if observed.process else 0
     told = f"{_counted(requests)} in flight after {seconds:g} s"
-    return f"{told}; vLLM gives them {more} s more" if more else f"{told} are cut off by the stop"
+    return f"{told}; vLLM gives them {more} s more" if more else f"{told}: cut off by the stop"
 
 
 def _counted(requests: int) -> str:
