@@ -47,6 +47,10 @@ class Witness:
         """A server is done."""
         self.ended.append(result)
 
+    def queues(self, host: str, holder: str) -> None:
+        """A host's lock is waited for."""
+        self.waited.append((host, holder))
+
     def interrupted(self) -> None:
         """The first Ctrl-C."""
         self.interruptions += 1

@@ -21,6 +21,7 @@ from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.acting import agent_failure, carry_out, planned_for
 from vmreconcile.flows.fetching import NotFetched, fetch
+from vmreconcile.flows.locking import lock_host
 from vmreconcile.flows.ready import Interrupted
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.names import ServerId
@@ -196,9 +197,11 @@ class _Rollout:
             self.finished.put(_Done(unit, done.results, refused=refused))
 
     def _open(self, host: str) -> Failure | None:
-        """Before anything else on a host: fetch models for servers that ask for it, while everything still runs."""
-        self.stuck |= _fetch_first(self.plan.on(host), self.run)
-        return None
+        """Before anything else on a host: hold it; fetch models for servers that ask for it, while all still runs."""
+        refused = lock_host(host, self.run)
+        if refused is None:
+            self.stuck |= _fetch_first(self.plan.on(host), self.run)
+        return refused
 
     def _act(self, unit: Unit, later: list[Change], results: list[Result]) -> None:
         """One change after the other, each until it is seen done."""

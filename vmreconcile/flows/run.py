@@ -39,6 +39,9 @@ class Reporter(Protocol):
     def ends(self, result: Result) -> None:
         """A server is done."""
 
+    def queues(self, host: str, holder: str) -> None:
+        """A host's lock is waited for, which `holder` has: who, since when, with which command."""
+
     def interrupted(self) -> None:
         """The person pressed Ctrl-C once: what runs ends, nothing more begins."""
 
@@ -55,6 +58,10 @@ class Run:
     model_files: Callable[[ServerId], Checkpoint | None] = field(default=lambda _: None)
     """What was read of a server's model, for a prediction; None where nobody has read it."""
     limits: Limits = field(default_factory=Limits)
+    lock_timeout: float = 0.0
+    """Seconds to wait for a host that another run holds."""
+    command: str = ""
+    """The command as it was typed, for whoever is refused a host meanwhile."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
