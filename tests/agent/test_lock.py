@@ -250,10 +250,13 @@ def test_it_goes_with_the_last_server(world: World) -> None:
     gone = {"step": "remove-server", "slug": SLUG}
     world.agent.steps(record, gone)
     assert not (world.root / "state").exists()
+    assert world.agent.ask("lock", **CLAIM, again=True)[0]["held"] is False
+    assert not (world.root / "state").exists()
     second = Agent(world.root)
     world.agents.append(second)
     world.agent.steps(record)
     assert not free(second)
+    assert world.agent.ask("lock", **CLAIM, again=True)[0]["held"] is True
     world.agent.steps(gone)
     assert second.ask("lock", **OTHER)[0]["held"] is True
     with pytest.raises(Refused, match="locked by bob@desk"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.lab.fake_kernel import Refusal
 from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import UnreachableError
 
 Json = dict[str, Any]
 LOOK_S = 0.01
@@ -35,9 +36,13 @@ class Answers:
 
 @dataclass(slots=True)
 class FakeSession:
-    """A session of its own to a host, with an agent of its own, which holds what it holds until it is closed."""
+    """A session of its own to a host, with an agent of its own, which holds what it holds until it is closed.
+
+    `broken`: the connection is lost, and nobody has told the agent, which lives on.
+    """
 
     host: Answers
+    broken: bool = False
 
     def request(
         self,
@@ -47,11 +52,19 @@ class FakeSession:
         on_progress: Callable[[Json], None] | None = None,
     ) -> Json:
         """Ask the host."""
+        if self.broken:
+            raise UnreachableError("the connection was lost")
         return self.host.answer(payload, timeout, on_progress, self)
 
     def close(self) -> None:
         """The agent ends, and with it its lock."""
-        self.host.gone(self)
+        if not self.broken:
+            self.host.gone(self)
+
+    def end(self) -> None:
+        """The connection is lost, and the agent hears of it."""
+        self.close()
+        self.broken = True
 
     def __eq__(self, other: object) -> bool:
         """Two sessions are never the same."""

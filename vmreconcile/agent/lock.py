@@ -40,7 +40,8 @@ def lock(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
     """Take this host's run lock, or with `release` let it go; who holds it is told while it is waited for.
 
     With `lease`, it is let go as well where nothing is heard of the controller for so many seconds: a computer that was
-    closed or lost its network leaves a connection behind that looks alive for hours.
+    closed or lost its network leaves a connection behind that looks alive for hours. `again` is asked by a run that has
+    held the host before: where our folders have gone meanwhile, none is made for it before the next steps.
 
     Raises:
         Problem: `locked` after `timeout` seconds, with the holder; `interrupted` where the controller went away.
@@ -51,10 +52,10 @@ def lock(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
     until = time.monotonic() + max(_seconds(request, "timeout"), GRACE_S)
     lease, tell = _seconds(request, "lease"), time.monotonic() + GRACE_S
     while True:
-        holder = _take(folders, claim, str(claim["run"]))
+        holder = _take(folders, claim, str(claim["run"]), make=request.get("again") is not True)
         if holder is None:
             channel.lease, channel.lapse = lease, lapse
-            return {"held": True}
+            return {"held": _stands(_held[_path(folders)][0], folders)}
         now = time.monotonic()
         if now >= until:
             raise _refused(holder, folders)
@@ -120,10 +121,17 @@ def plain(value: object, most: int) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:most]
 
 
-def _take(folders: Folders, claim: Claim, over: str) -> Claim | None:
-    """Try once: None where this process holds the lock now, else who does. The lock of run `over` is taken over."""
+def _take(folders: Folders, claim: Claim, over: str, *, make: bool = True) -> Claim | None:
+    """Try once: None where this process holds the lock now, else who does. The lock of run `over` is taken over.
+
+    Without `make`, a claim is kept for the next steps where the folder is not there.
+    """
     fd, _ = _held.get(_path(folders), (-1, {}))
     if _stands(fd, folders):
+        return None
+    if not make and not os.path.lexists(folders.state):
+        _drop(fd)
+        _held[_path(folders)] = (-1, claim)
         return None
     folder = open_folder(folders.state, folders.state, folders.uid, create=True)
     try:

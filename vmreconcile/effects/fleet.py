@@ -82,6 +82,7 @@ class Fleet:
     renew: float = 0.0
     """Seconds after which a host that is held is asked again, so that its lock does not lapse; 0: it never does."""
     _claims: dict[str, Claim] = field(default_factory=dict)
+    _renewing: bool = False
     _ended: threading.Event = field(default_factory=threading.Event)
     _sessions: dict[str, Session] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -217,7 +218,8 @@ class Fleet:
             except AgentError as error:
                 raise refusal(error) from None
             with self._lock:
-                first, self._claims[host] = not self._claims, claim
+                self._claims[host] = claim
+                first, self._renewing = not self._renewing, True
         if first and self.renew:
             threading.Thread(target=self._renew_all, daemon=True).start()
 
@@ -264,7 +266,7 @@ class Fleet:
 
     def _claim_on(self, session: Session, host: str, claim: Claim) -> None:
         payload = claim.payload(timeout=0.0, lease=self._lease)
-        session.request({**payload, "folders": self._folders(host)}, timeout=ANSWER_S)
+        session.request({**payload, "again": True, "folders": self._folders(host)}, timeout=ANSWER_S)
 
     def drop(self, host: str) -> None:
         """End the session of one host, with whatever its agent is at; the next request opens another."""

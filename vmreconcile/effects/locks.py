@@ -29,6 +29,11 @@ ANSWER_S = 60.0
 """For the agent's answer itself, beyond what it was asked to wait."""
 
 LONGEST_OWNER, LONGEST_COMMAND = 120, 300
+"""Letters, as the agent keeps them."""
+
+LONGEST_SAID = 1 << 16
+"""Letters of what a host says that are looked at."""
+
 WAY_OUT = "wait until that run has ended, or have this one wait for it: --lock-timeout 5m"
 MINUTE_S, HOUR_S = 60, 3600
 
@@ -111,7 +116,7 @@ def refusal(error: AgentError) -> AgentError:
 
 def _plain(text: str, most: int) -> str:
     """On one line, without secrets and without what drives a terminal."""
-    text = masked(without_escapes(text[: most * 4]))
+    text = masked(without_escapes(text[:LONGEST_SAID]))
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:most]
 
 
