@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.core.rollout.course import Course, Ended, Held, course_of
 from vmreconcile.core.rollout.units import Unit, is_work
+from vmreconcile.effects.locks import LOCKED
 from vmreconcile.effects.lost import lost_host
 from vmreconcile.effects.parallel import wait_for
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
-from vmreconcile.flows.acting import agent_failure, carry_out, planned_for
+from vmreconcile.flows.acting import INTERRUPTED, agent_failure, carry_out, planned_for
 from vmreconcile.flows.fetching import NotFetched, fetch
 from vmreconcile.flows.locking import lock_host
 from vmreconcile.flows.ready import Interrupted
@@ -170,7 +171,7 @@ class _Rollout:
         elif done.refused is not None:
             for unit in self.course.drop(host, lost=False):
                 for change in unit.changes:
-                    self._ends(_skipped(change, done.refused))
+                    self._ends(_refused(change, done.refused))
 
     def _drop(self, done: _Done, host: str) -> None:
         """A host was lost: nothing more is begun on it, and what was not done of it stays as it is."""
@@ -240,6 +241,12 @@ def _held(change: Change, held: Held, run: Run) -> Result:
     if run.stopping.is_set() or not change.pending:
         return carry_out(change, run)
     return _skipped(change, Failure(kind=held.kind, summary=f"not begun: {held.why}", remedy=held.remedy))
+
+
+def _refused(change: Change, failure: Failure) -> Result:
+    """A server of a host that could not be held: by its lock's own fault, or because another run has it."""
+    result = _skipped(change, failure)
+    return result if failure.kind in {LOCKED, INTERRUPTED.kind} else replace(result, status=Status.FAILED)
 
 
 def _skipped(change: Change, failure: Failure) -> Result:
