@@ -134,6 +134,8 @@ class FakeHost(GpuHost):
         self.kernel.now += self.tick
         self.kernel.catch_up()
         try:
+            if request["do"] in self.failing:
+                raise self.failing[request["do"]]
             if request["do"] == "lock":
                 answer = self.run_lock.request(request, on_progress or _nobody, asker)
             else:

@@ -19,10 +19,10 @@ from vmreconcile.model.values import JsonValue
 LOCKED = "locked"
 """The agent's word where another run holds the host."""
 
-LEASE_S = 180.0
+LEASE_S = 60.0
 """Silence after which the agent lets the lock go: a laptop that was closed must not keep others out for hours."""
 
-RENEW_S = 30.0
+RENEW_S = 15.0
 """How often a host that is held hears of its controller, also while there is nothing to be done on it."""
 
 ANSWER_S = 60.0

@@ -165,6 +165,8 @@ class _Rollout:
             for result in done.results
         }
         self.course.end(done.unit, ended, time.monotonic())
+        if not self.course.left[host] and done.unit.changes and (self.course.working or self.course.waiting):
+            threading.Thread(target=self.run.fleet.release, args=(host,), daemon=True).start()  # others may have it now
         if done.lost is not None:
             self.lost.setdefault(host, lost_host(host, done.lost))
             self._drop(done, host)
