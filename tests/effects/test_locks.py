@@ -12,7 +12,7 @@ import pytest
 from tests.lab.fake_host import FakeHost
 from tests.lab.fake_lock import FakeSession
 from vmreconcile.effects.fleet import Fleet
-from vmreconcile.effects.locks import Holder, holder_of, refusal, run_name, whoami
+from vmreconcile.effects.locks import LEASE_S, RENEW_S, Holder, holder_of, refusal, run_name, whoami
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.model.values import JsonValue
@@ -185,7 +185,7 @@ def test_a_host_that_is_held_hears_of_us_while_nothing_is_done_there() -> None:
     while hosts.asked().count("lock") < 4:
         assert time.monotonic() < until
         time.sleep(0.01)
-    assert hosts.hosts["h1"].requests[1]["lease"] > 60
+    assert hosts.hosts["h1"].requests[1]["lease"] == LEASE_S >= 3 * RENEW_S
     assert hosts.hosts["h1"].requests[-1]["again"] is True
     assert hosts.asked("h2") == ["observe"]
     fleet.close()
