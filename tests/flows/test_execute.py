@@ -160,7 +160,7 @@ def test_a_host_that_is_lost_half_way_keeps_what_was_done() -> None:
     """The first server is done, the second one is unreachable; the next run goes on."""
     there = world(wanted("a@h1", port=8001), wanted("b@h1", port=8002))
     plan = there.plan()
-    there.hosts["h1"].lost_after = 4
+    there.hosts["h1"].lost_after = 5
     outcome = apply(there, plan)
     assert statuses(outcome) == {"a@h1": "changed", "b@h1": "unreachable"}
     assert [host.reason for host in outcome.unreachable] == ["the connection was lost"]

@@ -19,7 +19,7 @@ from vmreconcile.model.secret import Secret
 
 
 class Witness:
-    """A reporter that remembers. `on_begin` and `on_wait` may be set to do something at that moment."""
+    """A reporter that remembers. `on_begin`, `on_wait` and `on_queue` may be set to do something at that moment."""
 
     def __init__(self) -> None:
         """Start with nothing heard."""
@@ -29,6 +29,7 @@ class Witness:
         self.interruptions = 0
         self.on_begin: Callable[[Change], object] = str
         self.on_wait: Callable[[], object] = str
+        self.on_queue: Callable[[], object] = str
 
     def begins(self, change: Change) -> None:
         """A change's steps are sent."""
@@ -48,6 +49,11 @@ class Witness:
     def ends(self, result: Result) -> None:
         """A server is done."""
         self.ended.append(result)
+
+    def queues(self, host: str, holder: str) -> None:
+        """A host's lock is waited for."""
+        self.waited.append((host, holder))
+        self.on_queue()
 
     def interrupted(self) -> None:
         """The first Ctrl-C."""

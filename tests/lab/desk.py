@@ -94,7 +94,7 @@ class Desk:
         self.opened.append(connection.host)
         if host.unreachable:
             raise UnreachableError(host.unreachable, remedy="look at the host")
-        return host
+        return host.open()
 
 
 def make_desk(folder: Path, capture: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> Desk:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.lab.fake_gpu_host import GpuHost
 from tests.lab.fake_kernel import FakeProcess, Kernel, Refusal, model_of
+from tests.lab.fake_lock import FakeLock, FakeSession
 from tests.lab.fake_systemd import FakeSystemd
 from tests.lab.fake_view import observation
 from vmreconcile.agent import envfile
@@ -99,6 +100,7 @@ class FakeHost(GpuHost):
         """What is wrong with the env files of all servers."""
         self.failing: dict[str, Refusal] = {}
         self.lifeline = Lifeline()
+        self.run_lock = FakeLock()
         self.requests: list[Json] = []
         self.done: list[Json] = []
         self.answers: list[Json] = []
@@ -114,7 +116,17 @@ class FakeHost(GpuHost):
         timeout: float,
         on_progress: Callable[[Json], None] | None = None,
     ) -> Json:
-        """Answer one request, through JSON as over the wire."""
+        """Answer one request to the session that the host itself is."""
+        return self.answer(payload, timeout, on_progress, self)
+
+    def open(self) -> FakeSession:
+        """A session of its own, whose lock ends with it."""
+        return FakeSession(self)
+
+    def answer(
+        self, payload: Mapping[str, object], timeout: float, on_progress: Callable[[Json], None] | None, asker: object
+    ) -> Json:
+        """Answer one request of a session, through JSON as over the wire."""
         assert timeout > 0
         self.lifeline.check()
         self._reachable()
@@ -124,7 +136,14 @@ class FakeHost(GpuHost):
         self.kernel.now += self.tick
         self.kernel.catch_up()
         try:
-            answer = self._answer(request, on_progress or _nobody)
+            if request["do"] in self.failing:
+                raise self.failing[request["do"]]
+            if request["do"] == "lock":
+                answer = self.run_lock.request(request, on_progress or _nobody, asker)
+            else:
+                if request["do"] == "steps":
+                    self.run_lock.keep(asker)
+                answer = self._answer(request, on_progress or _nobody)
         except Refusal as refusal:
             raise AgentError(refusal.kind, str(refusal), path=refusal.path) from refusal
         finally:
@@ -133,7 +152,12 @@ class FakeHost(GpuHost):
         return self.answers[-1]
 
     def close(self) -> None:
-        """The host does not mind."""
+        """The host does not mind; its lock is let go."""
+        self.gone(self)
+
+    def gone(self, asker: object) -> None:
+        """A session has ended."""
+        self.run_lock.gone(asker)
 
     def _reachable(self) -> None:
         if self.unreachable:
@@ -325,7 +349,9 @@ class FakeHost(GpuHost):
         env = f"{self.config}/env/{slug}"
         paths = (f"{env}.env", f"{env}.token", f"{self.state}/servers/{slug}.json", f"{self.state}/log/{slug}.log")
         self.kernel.logs.pop(slug, None)
-        return any([self.kernel.remove(path) for path in paths])  # noqa: C419 - every one of them
+        changed = any([self.kernel.remove(path) for path in paths])  # noqa: C419 - every one of them
+        self.run_lock.holder = self.run_lock.holder if self.slugs() else None  # its file went with the folders
+        return changed
 
     def spawn(self, step: Json) -> bool:
         """A server of runtime process."""

@@ -33,8 +33,8 @@ def pids(hosts: Iterable[Host]) -> dict[str, list[tuple[int, int]]]:
 
 
 def written(host: Host) -> list[str]:
-    """Every file that the tool keeps on a host for its servers, its own program's cache and lock left out."""
+    """Every file that the tool keeps on a host for its servers, its own program's cache and locks left out."""
     folders = "/etc/vmreconcile /var/lib/vmreconcile /etc/systemd/system"
     found = host.shell(f"find {folders} -name '*' ! -type d 2>/dev/null | sort || true").split("\n")
     ours = [path for path in found if "vmreconcile" in path]
-    return [path for path in ours if "/agent/" not in path and not path.endswith("/lock")]
+    return [path for path in ours if "/agent/" not in path and not path.endswith(("/lock", "/run.lock"))]

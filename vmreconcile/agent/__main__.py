@@ -105,6 +105,8 @@ def answering(name: str) -> Answering:
         from .observe import observe as found  # noqa: PLC0415 - each run loads only what it uses
     elif name == "steps":
         from .steps import steps as found  # noqa: PLC0415 - as above
+    elif name == "lock":
+        from .lock import lock as found  # noqa: PLC0415 - as above
     elif name == "gate":
         from .gate import gate as found  # noqa: PLC0415 - as above
     elif name == "checkpoint":

@@ -10,7 +10,7 @@ from .problems import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
 MAGIC = b"VMRECONCILE/1 "
 LINE_LIMIT = 1 << 26
@@ -25,6 +25,8 @@ class Channel:
         self.fd_out = fd_out
         self.pending = pending
         self.ended = False
+        self.lease = 0.0  # seconds of silence between requests after which `lapse` is called; 0: none
+        self.lapse: Callable[[], None] | None = None
 
     def receive(self) -> Any:  # noqa: ANN401 - a request is any JSON until it is checked
         """Return the next request; None at the end of input.
@@ -48,6 +50,8 @@ class Channel:
 
     def _read(self) -> bool:
         """Read once; False at the end of input."""
+        if self.lease and self.lapse and not self._heard(self.lease):
+            self.lapse()
         try:
             data = os.read(self.fd_in, 1 << 16)
         except OSError:
@@ -60,12 +64,16 @@ class Channel:
         """Wait up to `seconds`; True as soon as the controller says something more or goes away."""
         if self.pending or self.ended:
             return True
-        poll = select.poll()
-        poll.register(self.fd_in, select.POLLIN | select.POLLHUP)
-        if poll.poll(seconds * 1000):
+        if self._heard(seconds):
             self._read()
             return True
         return False
+
+    def _heard(self, seconds: float) -> bool:
+        """Whether something, or the end, comes within `seconds`."""
+        poll = select.poll()
+        poll.register(self.fd_in, select.POLLIN | select.POLLHUP)
+        return bool(poll.poll(seconds * 1000))
 
     def send(self, answer: dict[str, Any]) -> None:
         """Write one answer; a peer that is gone is not an error here."""

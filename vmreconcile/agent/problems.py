@@ -26,10 +26,11 @@ class Problem(Exception):  # noqa: N818 - the wire calls it a problem or an erro
         self.kind = kind
         self.path = path
         self.index: int | None = None
+        self.more: dict[str, object] = {}  # what a class has to tell beside its words
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, object]:
         """Render the wire's `error` object."""
-        error = {"class": self.kind, "message": str(self)}
+        error = dict(self.more, **{"class": self.kind, "message": str(self)})
         if self.path:
             error["path"] = self.path
         return error

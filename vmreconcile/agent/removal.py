@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import stop, survey
+from . import lock, stop, survey
 from .classify import classify
 from .files import open_folder, remove_file
 from .folders import Folders
@@ -60,7 +60,7 @@ def _unlink(path: str, folder: int | None = None) -> None:
 
 
 def _remove_rest(folders: Folders) -> None:
-    """With the last server goes what we keep for ourselves: the agent's cache and the lock."""
+    """With the last server goes what we keep for ourselves: the agent's cache and the locks."""
     cache = folders.state + "/agent"
     try:
         fd = open_folder(cache, folders.state, folders.uid, create=False)  # a link there leads to what is not ours
@@ -71,6 +71,7 @@ def _remove_rest(folders: Folders) -> None:
             if name.endswith(CACHED):
                 _unlink(name, fd)
         os.close(fd)
-    _unlink(folders.state + "/lock")
+    for name in ("lock", lock.NAME):
+        _unlink("{}/{}".format(folders.state, name))
     for folder in (cache, folders.config, folders.state):
         _remove_folder(folder)

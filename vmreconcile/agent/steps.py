@@ -10,6 +10,7 @@ from . import envfile, jsontext, proc, stop, survey, units
 from .classify import classify
 from .files import open_folder, read_file, remove_file, write_file
 from .folders import Folders, is_slug, slug_of_unit, token_beside
+from .lock import keep
 from .problems import Problem, from_os_error
 
 TYPE_CHECKING = False
@@ -55,6 +56,7 @@ def steps(request: dict[str, Any], folders: Folders, channel: Channel, progress:
     checked = [_at(index, _checked, step) for index, step in enumerate(wanted)]
     lock = hold_lock(folders, float(request.get("lock_timeout", LOCK_S)))
     try:
+        keep(folders)
         if "root" in request:
             expect_root(request.get("slug"), request["root"], folders)
         for index, (step, _) in enumerate(checked):

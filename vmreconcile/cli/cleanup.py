@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ from vmreconcile.cli.agreement import Agreement
 from vmreconcile.cli.codes import apply_code, worst
 from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
 from vmreconcile.cli.plans import carried_out, report
+from vmreconcile.cli.progress import Progress
 from vmreconcile.cli.render_plan import stranger_text
-from vmreconcile.cli.terminal import printable
+from vmreconcile.cli.terminal import printable, style_for
 from vmreconcile.core.reports import FORMAT_VERSION, Json, apply_json, orphan_json, stranger_json, unreachable_json
 from vmreconcile.core.selection import with_state
+from vmreconcile.errors import LockedError
 from vmreconcile.flows.cleanup import Cleaned, clean_up
 from vmreconcile.flows.prepare import Prepared, prepared
 from vmreconcile.flows.reconcile import Scope, observe_and_plan
@@ -41,7 +44,7 @@ def cleanup(arguments: argparse.Namespace) -> int:
 
 def _clean(arguments: argparse.Namespace, ready: Prepared, stopped: Outcome | None = None) -> int:
     view, _ = observe_and_plan(ready)
-    cleaned = clean_up(ready, view)
+    cleaned = clean_up(ready, view, Progress(style_for(sys.stderr, no_color=arguments.no_color), live=False))
     if arguments.json:
         results = apply_json(stopped)["results"] if stopped else []
         print_json({**_json(cleaned), "stopped": results})
@@ -49,7 +52,8 @@ def _clean(arguments: argparse.Namespace, ready: Prepared, stopped: Outcome | No
         if stopped:
             report(arguments, stopped)
         print(_text(cleaned, stopped.count(Status.CHANGED) if stopped else 0))
-    return worst([1 if cleaned.failed else 0, 3 if cleaned.unreachable else 0])
+    locked = LockedError.exit_code if cleaned.locked else 0
+    return worst([locked, 1 if cleaned.failed else 0, 3 if cleaned.unreachable else 0])
 
 
 def _json(cleaned: Cleaned) -> Json:

@@ -7,6 +7,7 @@ import errno
 import importlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -62,6 +63,7 @@ def run(
         arguments = parse_words(argv)
     except SystemExit as leaving:
         return int(leaving.code or 0)
+    arguments.typed = shlex.join([arguments.program, *argv])
     from vmreconcile.cli.terminal import called  # noqa: PLC0415 - kept out of a quick --help
 
     _log(arguments.verbose)

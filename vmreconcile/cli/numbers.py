@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from vmreconcile.core import durations
+from vmreconcile.core.durations import WEEK
+
 
 def positive(text: str) -> int:
     """A number from 1."""
@@ -47,6 +50,17 @@ def seconds(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
     return number
+
+
+def duration(text: str) -> float:
+    """Seconds, from 0 to a week: `90`, `30s`, `5m`, `1h30m`."""
+    if text.isascii() and text.isdigit():
+        found: float | None = int(text) if int(text) <= WEEK else None
+    else:
+        found = durations.seconds(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text} is no duration such as 0, 90, 30s, 5m or 1h, a week at most")
+    return float(found)
 
 
 def _real(text: str) -> float:

@@ -89,4 +89,13 @@ def reach_of(arguments: argparse.Namespace, hosts: tuple[str, ...] | None = None
     )
     asks = sys.stdin.isatty() and not arguments.no_input and need is Need.ALL
     tokens = TokenReader(options.environ, options.home, hidden_answer if asks else None)
-    return Reach(limit=arguments.limit, hosts=hosts, forks=arguments.forks, options=options, tokens=tokens, need=need)
+    return Reach(
+        limit=arguments.limit,
+        hosts=hosts,
+        forks=arguments.forks,
+        options=options,
+        tokens=tokens,
+        need=need,
+        lock_timeout=getattr(arguments, "lock_timeout", 0.0),
+        command=arguments.typed,
+    )

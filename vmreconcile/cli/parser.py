@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from vmreconcile import __version__
 from vmreconcile.cli.command_line import Parser, parse_with
-from vmreconcile.cli.numbers import count, fraction, positive, seconds, share
+from vmreconcile.cli.numbers import count, duration, fraction, positive, seconds, share
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -64,6 +64,12 @@ def add_command(commands: argparse._SubParsersAction[Parser], name: str, about: 
     return command
 
 
+def add_lock_timeout(command: Parser) -> None:
+    """Add the option of the commands that change hosts."""
+    about = "how long to wait for a host that another run holds: 90, 30s, 5m (0)"
+    command.add_argument("--lock-timeout", type=duration, default=0.0, metavar="DURATION", help=about)
+
+
 def _named(text: str) -> str:
     """Text that names something: an empty one, of a variable that is not set, must not mean something else."""
     if not text.strip():
@@ -110,6 +116,7 @@ def _apply(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     command.add_argument("--retry-file", type=_path, metavar="FILE", help="where to write the hosts that are left")
     _rollout(command)
+    add_lock_timeout(command)
 
 
 def _rollout(command: Parser) -> None:
@@ -158,6 +165,7 @@ def _restart(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _servers(command: Parser, *, save: bool) -> None:
     command.add_argument("servers", nargs="+", metavar="NAME[@HOST]")
+    add_lock_timeout(command)
     if save:
         command.add_argument("--no-save", action="store_true", help="do not write state: to the model file")
 
@@ -220,6 +228,7 @@ def _remove(commands: argparse._SubParsersAction[Parser]) -> None:
     command = add_command(commands, "remove", "stop servers, remove them from their hosts, delete their models' files")
     command.add_argument("names", nargs="+", metavar="NAME[@HOST]")
     command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    add_lock_timeout(command)
 
 
 def _import(commands: argparse._SubParsersAction[Parser]) -> None:

@@ -70,6 +70,10 @@ class Progress:
         color = "green" if result.status is Status.CHANGED else "red"
         self._line(f"{result.server}: {self._style.paint(result.status.value, color)} ({result.seconds:.1f} s)")
 
+    def queues(self, host: str, holder: str) -> None:
+        """Say who holds a host that is waited for."""
+        self._line(f"{host}: waiting for its lock, held by {printable(holder)}")
+
     def interrupted(self) -> None:
         """Say what the first Ctrl-C does."""
         self._line("interrupted: steps under way are finished, nothing more begins (again: leave at once)")

@@ -14,7 +14,7 @@ from vmreconcile.cli import main as vmreconcile
 from vmreconcile.cli.command_line import Parser, leaves, parse_with
 from vmreconcile.cli.numbers import count
 from vmreconcile.cli.output import note
-from vmreconcile.cli.parser import COMMANDS, add_command, make_parser
+from vmreconcile.cli.parser import COMMANDS, add_command, add_lock_timeout, make_parser
 from vmreconcile.effects.vm_home import HERE, NewHost, destination, home_folder, make_home, project_here
 from vmreconcile.errors import UsageError
 
@@ -142,11 +142,14 @@ def _cleanup(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument(
         "--preserve-priority", type=count, metavar="N", help="taken for old scripts' sake: no server is ended here"
     )
+    add_lock_timeout(command)
 
 
 def _force(commands: argparse._SubParsersAction[Parser]) -> None:
     about = "free GPU memory: end orphans, and stop our servers that do not serve; never what is not ours"
-    add_command(commands, "force", about).add_argument("-y", "--yes", action="store_true", help="do not ask")
+    command = add_command(commands, "force", about)
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    add_lock_timeout(command)
 
 
 def _ui(commands: argparse._SubParsersAction[Parser]) -> None:

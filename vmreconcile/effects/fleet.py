@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from vmreconcile.effects.locks import ANSWER_S, LEASE_S, RELEASE, Claim, Holder, holder_of, refusal, run_name
 from vmreconcile.effects.lost import lost_host
 from vmreconcile.effects.observe import host_view
 from vmreconcile.effects.parallel import for_each
@@ -19,8 +21,8 @@ from vmreconcile.model.values import JsonValue
 OBSERVE_TIMEOUT_S = 60.0
 HTTP_TIMEOUT_S = 2.0
 
-QUESTIONS = frozenset({"observe", "gate", "hub-check", "checkup", "checkpoint"})
-"""Requests that change nothing and answer once."""
+QUESTIONS = frozenset({"observe", "gate", "hub-check", "checkup", "checkpoint", "lock"})
+"""Requests that may be asked twice: they change nothing, or (`lock`) nothing more."""
 
 Answer = dict[str, JsonValue]
 
@@ -77,6 +79,11 @@ class Fleet:
     looks: Mapping[str, Look]
     salt: str
     forks: int = 20
+    renew: float = 0.0
+    """Seconds after which a host that is held is asked again, so that its lock does not lapse; 0: it never does."""
+    _claims: dict[str, Claim] = field(default_factory=dict)
+    _renewing: bool = False
+    _ended: threading.Event = field(default_factory=threading.Event)
     _sessions: dict[str, Session] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turns: dict[str, threading.RLock] = field(default_factory=lambda: defaultdict(threading.RLock))
@@ -169,7 +176,7 @@ class Fleet:
             UnreachableError: where the host cannot be reached, or is lost before it answered.
             AgentError: where the agent says that it could not.
         """
-        whole = {**payload, "folders": self.looks.get(host, Look()).folders}
+        whole = {**payload, "folders": self._folders(host)}
         with self._turn(host):
             again = payload.get("do") in QUESTIONS and host in self._sessions
             try:
@@ -180,12 +187,94 @@ class Fleet:
                     raise
             return self.request(host, payload, timeout=timeout, on_progress=on_progress)
 
+    def lock(
+        self,
+        host: str,
+        *,
+        owner: str,
+        command: str,
+        timeout: float = 0.0,
+        on_wait: Callable[[Holder], None] | None = None,
+    ) -> None:
+        """Take a host's run lock for the rest of the run, waiting `timeout` seconds for it.
+
+        Held with its session, and taken again before anything else where that broke. `on_wait` hears every second of
+        who holds it, and may raise to end the waiting.
+
+        Raises:
+            AgentError: `locked`, with the holder; or the lock's file cannot be made.
+            UnreachableError: where the host cannot be reached, or is lost meanwhile.
+        """
+        claim = Claim(owner=owner, command=command, run=run_name(self.salt))
+
+        def waiting(answer: Answer) -> None:
+            if on_wait is not None:
+                on_wait(holder_of(answer.get("holder")))
+
+        payload = claim.payload(timeout=timeout, lease=self._lease)
+        with self._turn(host):
+            try:
+                self.request(host, payload, timeout=timeout + ANSWER_S, on_progress=waiting)
+            except AgentError as error:
+                raise refusal(error) from None
+            with self._lock:
+                self._claims[host] = claim
+                first, self._renewing = not self._renewing, True
+        if first and self.renew:
+            threading.Thread(target=self._renew_all, daemon=True).start()
+
+    def release(self, host: str) -> None:
+        """Let a host's run lock go before the run ends; a session that is lost has let it go already."""
+        with self._turn(host):
+            self._claims.pop(host, None)
+            session = self._sessions.get(host)
+            try:
+                if session is not None:
+                    session.request({**RELEASE, "folders": self._folders(host)}, timeout=ANSWER_S)
+            except AgentError:
+                return
+            except UnreachableError:
+                self._forget(host)
+
+    @property
+    def _lease(self) -> float:
+        return LEASE_S if self.renew else 0.0
+
+    def _folders(self, host: str) -> Mapping[str, str] | None:
+        return self.looks.get(host, Look()).folders
+
+    def _renew_all(self) -> None:
+        """Let every host that is held hear of us, until the run ends."""
+        while not self._ended.wait(self.renew):
+            collections.deque(for_each(sorted(self._claims), self._renew, self.forks), maxlen=0)
+
+    def _renew(self, host: str) -> None:
+        """Say to one host that we are there, unless it is being asked something just now."""
+        turn = self._turn(host)
+        if not turn.acquire(blocking=False):
+            return
+        try:
+            session, claim = self._sessions.get(host), self._claims.get(host)
+            if session is not None and claim is not None:
+                self._claim_on(session, host, claim)
+        except AgentError:
+            return  # another run has it by now, which the next request will be told
+        except UnreachableError:
+            self._forget(host)
+        finally:
+            turn.release()
+
+    def _claim_on(self, session: Session, host: str, claim: Claim) -> None:
+        payload = claim.payload(timeout=0.0, lease=self._lease)
+        session.request({**payload, "again": True, "folders": self._folders(host)}, timeout=ANSWER_S)
+
     def drop(self, host: str) -> None:
         """End the session of one host, with whatever its agent is at; the next request opens another."""
         self._forget(host)
 
     def close(self) -> None:
-        """End every session."""
+        """End every session, and with it every lock."""
+        self._ended.set()
         with self._lock:
             sessions, self._sessions = list(self._sessions.values()), {}
         for session in sessions:
@@ -204,9 +293,26 @@ class Fleet:
             session = self._sessions.get(host)
         if session is None:
             session = self.open_host(host)
+            if (claim := self._claims.get(host)) is not None:
+                self._claim_again(session, host, claim)
             with self._lock:
                 self._sessions[host] = session
         return session
+
+    def _claim_again(self, session: Session, host: str, claim: Claim) -> None:
+        """Hold a host over its new session before anything else is asked there.
+
+        Raises:
+            AgentError: `locked`, where another run has it by now; the session is then closed.
+        """
+        try:
+            self._claim_on(session, host, claim)
+        except AgentError as error:
+            session.close()
+            raise refusal(error) from None
+        except BaseException:
+            session.close()
+            raise
 
     def _forget(self, host: str) -> None:
         with self._lock:

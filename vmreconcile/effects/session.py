@@ -47,9 +47,21 @@ LONGEST_WAIT = 3600.0
 class AgentError(VmreconcileError):
     """The agent answered that it could not do what was asked."""
 
-    def __init__(self, kind: str, message: str, *, path: str = "", index: int | None = None) -> None:
-        """`kind` is the wire's kebab-case class, `index` the step that failed, `path` the file it was about."""
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        path: str = "",
+        index: int | None = None,
+        more: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        """`kind` is the wire's kebab-case class, `index` the step that failed, `path` the file it was about.
+
+        `more` is all that the host said of it, unchecked.
+        """
         super().__init__(message)
+        self.more = more or {}
         self.kind = kind
         self.path = path
         self.index = index
@@ -289,6 +301,7 @@ class AgentSession:
             self._revealed.scrub(str(told.get("message", "the agent gave no reason"))),
             path=self._revealed.scrub(str(told.get("path") or "")),
             index=index if isinstance(index, int) else None,
+            more=self._revealed.scrubbed(told),
         )
 
     def _said(self) -> str:

@@ -15,13 +15,15 @@ from dataclasses import dataclass, field, replace
 from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.core.rollout.course import Course, Ended, Held, course_of
 from vmreconcile.core.rollout.units import Unit, is_work
+from vmreconcile.effects.locks import LOCKED
 from vmreconcile.effects.lost import lost_host
 from vmreconcile.effects.parallel import wait_for
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
-from vmreconcile.flows.acting import agent_failure, carry_out, planned_for
+from vmreconcile.flows.acting import INTERRUPTED, agent_failure, carry_out, planned_for
 from vmreconcile.flows.draining import drained
 from vmreconcile.flows.fetching import NotFetched, fetch
+from vmreconcile.flows.locking import lock_host
 from vmreconcile.flows.ready import Interrupted, NotReady
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.names import ServerId
@@ -164,13 +166,15 @@ class _Rollout:
             for result in done.results
         }
         self.course.end(done.unit, ended, time.monotonic())
+        if not self.course.left[host] and done.unit.changes and (self.course.working or self.course.waiting):
+            threading.Thread(target=self.run.fleet.release, args=(host,), daemon=True).start()  # others may have it now
         if done.lost is not None:
             self.lost.setdefault(host, lost_host(host, done.lost))
             self._drop(done, host)
         elif done.refused is not None:
             for unit in self.course.drop(host, lost=False):
                 for change in unit.changes:
-                    self._ends(_skipped(change, done.refused))
+                    self._ends(_refused(change, done.refused))
 
     def _drop(self, done: _Done, host: str) -> None:
         """A host was lost: nothing more is begun on it, and what was not done of it stays as it is."""
@@ -197,9 +201,11 @@ class _Rollout:
             self.finished.put(_Done(unit, done.results, refused=refused))
 
     def _open(self, host: str) -> Failure | None:
-        """Before anything else on a host: fetch models for servers that ask for it, while everything still runs."""
-        self.stuck |= _fetch_first(self.plan.on(host), self.run)
-        return None
+        """Before anything else on a host: hold it; fetch models for servers that ask for it, while all still runs."""
+        refused = lock_host(host, self.run)
+        if refused is None:
+            self.stuck |= _fetch_first(self.plan.on(host), self.run)
+        return refused
 
     def _act(self, unit: Unit, later: list[Change], results: list[Result]) -> None:
         """One change after the other, each until it is seen done."""
@@ -239,6 +245,12 @@ def _held(change: Change, held: Held, run: Run) -> Result:
     if run.stopping.is_set() or not change.pending:
         return carry_out(change, run)
     return _skipped(change, Failure(kind=held.kind, summary=f"not begun: {held.why}", remedy=held.remedy))
+
+
+def _refused(change: Change, failure: Failure) -> Result:
+    """A server of a host that could not be held: by its lock's own fault, or because another run has it."""
+    result = _skipped(change, failure)
+    return result if failure.kind in {LOCKED, INTERRUPTED.kind} else replace(result, status=Status.FAILED)
 
 
 def _skipped(change: Change, failure: Failure) -> Result:

@@ -12,6 +12,7 @@ from vmreconcile.core.fingerprints import Known, fingerprint
 from vmreconcile.core.launching import TOKEN_VARIABLE
 from vmreconcile.core.selection import on_hosts
 from vmreconcile.effects.fleet import Fleet, Look, LookedFor, Session
+from vmreconcile.effects.locks import RENEW_S
 from vmreconcile.effects.transport import TransportOptions
 from vmreconcile.flows.access import Hub
 from vmreconcile.flows.inputs import Inputs, connections, hosts_of
@@ -35,6 +36,10 @@ class Reach:
     options: TransportOptions
     tokens: TokenReader
     need: Need = Need.ALL
+    lock_timeout: float = 0.0
+    """Seconds to wait for a host that another run holds."""
+    command: str = ""
+    """The command as it was typed, which is shown to whoever is refused a host that this run holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,8 @@ class Prepared:
     secrets: Mapping[str, Secret]
     hub: Hub
     notes: tuple[str, ...] = ()
+    lock_timeout: float = 0.0
+    command: str = ""
     files: dict[ServerId, Checkpoint] = field(default_factory=dict)
     """Files of models that this run has read; it grows."""
 
@@ -73,12 +80,23 @@ def prepared(
         looks=_looks(inputs.desired, reached),
         salt=salt,
         forks=reach.forks,
+        renew=RENEW_S,
     )
     known = Known(
         salt=salt, tokens={name: fingerprint(salt, TOKEN_VARIABLE, token.reveal()) for name, token in tokens.items()}
     )
     try:
-        yield Prepared(inputs=inputs, hosts=hosts, fleet=fleet, known=known, secrets=tokens, hub=hub, notes=notes)
+        yield Prepared(
+            inputs=inputs,
+            hosts=hosts,
+            fleet=fleet,
+            known=known,
+            secrets=tokens,
+            hub=hub,
+            notes=notes,
+            lock_timeout=reach.lock_timeout,
+            command=reach.command,
+        )
     finally:
         fleet.close()
 

@@ -170,6 +170,8 @@ def run_of(prepared: Prepared, reporter: Reporter, limits: Limits | None = None)
         secrets=prepared.secrets,
         reporter=reporter,
         limits=replace(limits or Limits(), forks=prepared.fleet.forks),
+        lock_timeout=prepared.lock_timeout,
+        command=prepared.command,
         model_files=lambda server: _on_its_host(desired[server], prepared),
         controller=_controller_of(prepared),
     )

@@ -40,6 +40,9 @@ class Reporter(Protocol):
     def ends(self, result: Result) -> None:
         """A server is done."""
 
+    def queues(self, host: str, holder: str) -> None:
+        """A host's lock is waited for, which `holder` has: who, since when, with which command."""
+
     def interrupted(self) -> None:
         """The person pressed Ctrl-C once: what runs ends, nothing more begins."""
 
@@ -58,6 +61,10 @@ class Run:
     limits: Limits = field(default_factory=Limits)
     controller: Controller = field(default_factory=Controller)
     """What hooks are run in."""
+    lock_timeout: float = 0.0
+    """Seconds to wait for a host that another run holds."""
+    command: str = ""
+    """The command as it was typed, for whoever is refused a host meanwhile."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
 

@@ -89,6 +89,23 @@ def test_one_after_the_other_is_the_default() -> None:
     assert not found.waiting
 
 
+def test_nobody_is_overtaken_while_a_host_is_made_ready() -> None:
+    """A host whose lock is waited for keeps its place; another model, and what takes nobody down, need not wait."""
+    servers = [*of(3, max_unavailable=2), wanted("n@h4")]
+    changes = (retune("m@h1"), retune("m@h2"), start("m@h3"), retune("n@h4"))
+    found = course_of(Plan(changes=changes), {server.id: server for server in servers}, Limits())
+    opening = {unit.host: unit for unit in found.begin(0.0)}
+    for host in ("h2", "h3", "h4"):
+        found.end(opening[host], {}, 0.0)
+    begun = found.begin(0.0)
+    assert sorted(unit.host for unit in begun) == ["h3", "h4"]
+    for unit in begun:
+        found.end(unit, dict.fromkeys(unit.servers, WELL), 0.0)
+    assert names(found.begin(0.0)) == ""
+    found.end(opening["h1"], {}, 0.0)
+    assert names(found.begin(0.0)) == "h1 h2"
+
+
 def test_a_wave_ends_before_the_next_begins() -> None:
     """Two may be down: when the first of a wave is done, its place stays free until the other is."""
     found = course([retune(f"m@h{at}") for at in (1, 2, 3, 4)], of(4, max_unavailable=2))

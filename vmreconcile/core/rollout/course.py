@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from vmreconcile.core.gpus.lanes import Wanted, starts
 from vmreconcile.core.rollout.budgets import Budget, Budgets, Share, budgets_of
 from vmreconcile.core.rollout.rolling import Rolling
-from vmreconcile.core.rollout.units import ALONE, Unit, units_of
+from vmreconcile.core.rollout.units import ALONE, OPENING, Unit, units_of
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase
 from vmreconcile.model.plan import Plan
@@ -74,12 +74,16 @@ class Course:
         """What may begin now, in order; it counts as at work from here on."""
         begun: list[Unit] = []
         full: set[str] = set()
+        coming: set[str] = set()
         for unit in list(self.waiting):
-            if full and unit.disrupts and unit.models <= full and not unit.servers & self.down:
+            turned_away = unit.models <= full or unit.models & coming
+            if unit.disrupts and turned_away and not unit.servers & self.down:
                 continue
             if self._may_begin(unit, now, full):
                 self._takes(unit)
                 begun.append(unit)
+            elif self.left[unit.host][0].rank == OPENING:
+                coming |= unit.models  # no later server overtakes it while its host is made ready
         return begun
 
     def end(self, unit: Unit, ended: Mapping[ServerId, Ended], now: float) -> None:

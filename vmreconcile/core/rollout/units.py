@@ -70,8 +70,7 @@ def _of_host(host: str, work: list[Change], wanted: Wanted) -> list[Unit]:
     early = any(change.early for change in queue)
     together = tuple(change for change in queue if change.early or (early and change.frees))
     groups = [*([together] if together else []), *((change,) for change in queue if change not in together)]
-    opening = [Unit(host=host)] if any(change.pending for change in queue) else []
-    return [*opening, *(_unit(host, group, wanted, taken) for group in groups)]
+    return [Unit(host=host), *(_unit(host, group, wanted, taken) for group in groups)]
 
 
 def _unit(host: str, changes: tuple[Change, ...], wanted: Wanted, taken: Mapping[ServerId, frozenset[str]]) -> Unit:
