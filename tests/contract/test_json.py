@@ -22,8 +22,9 @@ from vmreconcile.model.plan import Action, Reason
 
 PLAN = {
     *("format_version", "summary", "changes", "servers", "placements", "strangers", "orphans", "unreachable"),
-    "diagnostics",
+    *("diagnostics", "waves"),
 }
+WAVES = {"model", "waves", "canaries", "max_unavailable", "servers", "pause_seconds", "downtime"}
 SUMMARY = {"start", "restart", "retune", "stop", "remove", "noop", "blocked", "unreachable"}
 CHANGE = {"server", "host", "model", "action", "reason", "disruptive", "fields"}
 FIELD = {"path", "before", "after"}
@@ -79,7 +80,7 @@ def test_plan_has_exactly_these_keys(busy: World) -> None:
     assert set(document["summary"]) == SUMMARY
     for name, keys in (
         *(("changes", CHANGE), ("servers", SERVER), ("strangers", STRANGER), ("orphans", ORPHAN)),
-        *(("placements", PLACEMENT), ("unreachable", UNREACHABLE)),
+        *(("placements", PLACEMENT), ("unreachable", UNREACHABLE), ("waves", WAVES)),
     ):
         assert document[name], f"no {name} to look at"
         assert all(set(row) == keys for row in document[name]), name
