@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,9 @@ import pytest
 
 from tests.agent.conftest import SLUG, World, wait_until
 from tests.agent.driver import Agent, Refused
+from vmreconcile.agent import lock as room
+from vmreconcile.agent.folders import Folders
+from vmreconcile.agent.frames import Channel
 
 CLAIM = {"owner": "alice@laptop", "command": "vmreconcile apply --limit gpu1", "run": "a" * 32}
 OTHER = {"owner": "bob@desk", "command": "vmreconcile stop qwen", "run": "b" * 32}
@@ -372,3 +376,27 @@ def test_many_at_once_one_holder(agents: Callable[[], Agent]) -> None:
     assert len(winners) == 1
     names = {answer["error"]["holder"]["owner"] for answer in answers if not answer["ok"]}
     assert names == {f"u{winners[0]}@c"}
+
+
+def test_a_full_disk_leaves_the_lock_held_and_nobody_named(
+    agents: Callable[[], Agent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be written is not said; what another run left there is not said either."""
+    folders = Folders(f"{tmp_path}/config", f"{tmp_path}/state", os.getuid(), str(tmp_path), "somebody")
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state/run.lock").write_text(json.dumps({**OTHER, "time": 5.0, "pid": 1}))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    channel = Channel(*os.pipe())
+    try:
+        assert room.lock(dict(CLAIM), folders, channel, dict) == {"held": True}
+        error = refused(agents())
+        assert "locked by another run (command not known)" in str(error)
+    finally:
+        assert room.release(folders)
+        os.close(channel.fd_in)
+        os.close(channel.fd_out)
+    assert free(agents())
