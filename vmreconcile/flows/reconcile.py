@@ -173,6 +173,8 @@ def run_of(prepared: Prepared, reporter: Reporter, limits: Limits | None = None)
         lock_timeout=prepared.lock_timeout,
         command=prepared.command,
         model_files=lambda server: _on_its_host(desired[server], prepared),
+        author=prepared.author,
+        note=prepared.note,
         controller=_controller_of(prepared),
     )
 
