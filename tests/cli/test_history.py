@@ -10,9 +10,7 @@ import pytest
 from tests.lab.desk import Desk
 from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import TOKEN
-from vmreconcile.model.names import ServerId
-
-ONE = ServerId(host="gpu1", model="qwen")
+from vmreconcile.model.plan import Action, Plan, Reason
 
 
 def length(desk: Desk, host: str = "gpu1") -> str:
@@ -132,11 +130,15 @@ def test_the_plan_of_a_rollback_says_its_reason(changed: Desk, monkeypatch: pyte
     """And 'no' at the question changes nothing."""
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("vmreconcile.cli.plans.ask", lambda _: False)
+    monkeypatch.setattr("vmreconcile.cli.agreement.ask", lambda _: False)
+    shown: list[Plan] = []
+    monkeypatch.setattr("vmreconcile.cli.agreement.plan_text", lambda plan, _: shown.append(plan) or "")
     pids = changed.pids()
     said = changed("rollback", "qwen@gpu1")
     assert said.code == 1
-    assert "retune" in said.out
+    (change,) = shown[0].changes
+    assert (change.action, change.reason, change.disruptive) == (Action.RETUNE, Reason.ROLLED_BACK, True)
+    assert [(field.path, field.before, field.after) for field in change.fields] == [("args.max_model_len", 8192, 4096)]
     assert changed.pids() == pids
 
 

@@ -371,3 +371,71 @@ def test_a_removed_server_leaves_no_history() -> None:
     there.want()
     apply(there, prune=True)
     assert there.hosts["h1"].kernel.files == {}
+
+
+@BOTH
+def test_on_gpus_the_chosen_number_comes_back(runtime: str) -> None:
+    """The memory of the failed start is seen free first; the number stays the tool's, so nothing differs afterwards."""
+    share = {"gpu_memory_utilization": 0.7}
+    there = world(wanted(args=share, runtime=runtime), gpus=2)
+    host, plan = there.hosts["h1"], there.plan()
+    (change,) = plan.changes
+    assert change.placed is not None
+    decided = replace(change, placed=replace(change.placed, settings=share))
+    apply(there.want(wanted(runtime=runtime)), replace(plan, changes=(decided,)))
+    before = there.argv(M)
+    (row,) = history(there)
+    assert row["launch"]["decided"] == share
+    assert row["launch"]["placed"]["devices"]
+    host.gpus_freed_after = 40.0
+    there.want(wanted(args={"gpu_memory_utilization": 0.03}, runtime=runtime))
+    witness = Witness()
+    outcome = execute(there.plan(), run_of(there, witness))
+    assert statuses(outcome) == {"m@h1": "rolled_back"}
+    assert failure(outcome).kind == "no_kv_memory"
+    assert there.argv(M) == before
+    assert any("are free" in line for _, line in witness.waited)
+    there.want(wanted(runtime=runtime))
+    assert not there.plan().pending
+
+
+def test_on_gpus_that_nobody_chose_memory_is_waited_for_too() -> None:
+    """A launch that was only seen says no bytes: the GPUs of the failed start settle first."""
+    there = world(wanted(args={"gpu_memory_utilization": 0.6}), gpus=1)
+    host = there.hosts["h1"]
+    apply(there)
+    host.kernel.remove(f"{host.state}/history/m.json")
+    host.gpus_freed_after = 4.0
+    there.want(wanted(args={"gpu_memory_utilization": 0.6, "max_model_len": 10_000_000}))
+    assert statuses(apply(there)) == {"m@h1": "rolled_back"}
+    assert "--max-model-len" not in there.argv(M)
+
+
+def test_a_port_that_is_somebody_elses_by_now_is_not_taken_back() -> None:
+    """Two swap their ports, and one does not start: the other has its port already, or both go back."""
+    there = world(wanted("a@h1", port=8001), wanted("b@h1", port=8002))
+    apply(there)
+    host = there.hosts["h1"]
+    start = host.kernel._behaviour
+
+    def behave(slug: str, argv: tuple[str, ...], version: str) -> Behaviour:
+        return DIES if slug == "b" and "8001" in argv else start(slug, argv, version)
+
+    host.kernel._behaviour = behave  # type: ignore[method-assign]
+    there.want(wanted("a@h1", port=8002), wanted("b@h1", port=8001))
+    outcome = apply(there)
+    assert statuses(outcome)["b@h1"] in {"failed", "rolled_back"}
+    ports = [root.port for slug in "ab" if (root := host.root(slug))]
+    assert len(set(ports)) == len(ports) >= 1
+
+
+def test_what_ran_is_kept_before_an_early_stop_too() -> None:
+    """A swap of ports takes both down before either starts."""
+    there = world(wanted("a@h1", port=8001), wanted("b@h1", port=8002))
+    apply(there)
+    host = there.hosts["h1"]
+    for slug in "ab":
+        host.kernel.remove(f"{host.state}/history/{slug}.json")
+    there.want(wanted("a@h1", port=8002), wanted("b@h1", port=8001))
+    assert set(statuses(apply(there)).values()) == {"changed"}
+    assert [row["note"] for row in host.history("a")] == ["seen before it was changed", ""]

@@ -6,10 +6,11 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vmreconcile.cli.agreement import Agreement
 from vmreconcile.cli.codes import worst
 from vmreconcile.cli.oneoff import hosts_in_reach
 from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
-from vmreconcile.cli.plans import Agreement, carry_out
+from vmreconcile.cli.plans import carry_out
 from vmreconcile.cli.render_history import history_text, lasting_text
 from vmreconcile.cli.servers import server_named
 from vmreconcile.cli.terminal import printable, style_for

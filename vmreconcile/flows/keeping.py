@@ -22,6 +22,7 @@ from vmreconcile.model.revision import Kept, Revision, from_json, to_json
 from vmreconcile.model.steps import KeepRevision
 
 REVISIONS_TIMEOUT_S = 30.0
+BUGS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 BEFORE = "seen before it was changed"
 """The note of what ran before anything was kept of it."""
 
@@ -72,7 +73,7 @@ def _keep_good(change: Change, run: Run) -> None:
 def keep_what_runs(change: Change, run: Run) -> None:
     """Keep what runs and is ready before it is taken down, where it is not kept already."""
     taken_down = change.disruptive and change.action in {Action.RETUNE, Action.RESTART}
-    if taken_down and change.phase is Phase.READY and not change.early:
+    if taken_down and change.phase is Phase.READY:
         _bearing(change.server, run, lambda: _keep_what_runs(change, run))
 
 
@@ -113,5 +114,5 @@ def _bearing(server: ServerId, run: Run, work: Callable[[], None]) -> None:
         return  # whoever needs the host next tells of it
     except VmreconcileError as error:
         run.reporter.says(server, f"what it runs with could not be kept for going back to it: {error}")
-    except Exception as error:  # noqa: BLE001 - the server is ready: no bug in here may call that a failure
+    except BUGS as error:  # the server is ready: no bug in here may call that a failure
         run.reporter.says(server, f"what it runs with could not be kept ({type(error).__name__})")
