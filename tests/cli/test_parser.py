@@ -20,6 +20,8 @@ REQUIRED = {
     "start": ["m"],
     "stop": ["m"],
     "restart": ["m"],
+    "history": ["m"],
+    "rollback": ["m"],
     "add": ["m", "org/m", "--port", "1"],
     "remove": ["m"],
     "fit": ["org/m"],

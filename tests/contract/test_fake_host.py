@@ -431,6 +431,71 @@ def test_only_numbers_and_short_texts_are_kept(host: Asked) -> None:
         assert (error.kind, error.index) == ("bad-request", 0), wrong
 
 
+def revision(number: int, *, good: bool = True, **fields: Any) -> Json:  # noqa: ANN401 - JSON values
+    """What was launched with a port of its own."""
+    launch = {"argv": ["/v", "serve", "m", "--port", str(number)], "env": [["A", "1"], ["HF_TOKEN", {"keep": True}]]}
+    return {"when": 1.0, "who": "op@laptop", "good": good, "kind": "", "launch": launch, **fields}
+
+
+def keep(*found: Json) -> list[Json]:
+    """The steps that keep revisions."""
+    return [{"step": "keep-revision", "slug": SLUG, "revision": each} for each in found]
+
+
+def kept(host: Asked) -> list[tuple[int, bool]]:
+    """Number and goodness of what is kept, oldest first."""
+    (row,) = host.ask(do="revisions", slugs=[SLUG])[0]["servers"]
+    assert (row["slug"], row["problem"]) == (SLUG, None)
+    return [(each["number"], each["good"]) for each in row["revisions"]]
+
+
+def test_revisions_are_numbered_by_the_host(host: Asked) -> None:
+    """One that is launched as the newest good one is none; one that fails as the newest did moves its time only."""
+    assert kept(host) == []
+    assert host.ask(do="revisions", slugs=None)[0]["servers"] == []
+    one, two = revision(1), revision(2)
+    assert steps(host, *keep(one, one, {**one, "when": 2.0}, two)) == [True, False, False, True]
+    bad = revision(3, good=False, kind="died")
+    assert steps(host, *keep(bad, {**bad, "when": 5.0}, two, bad, revision(4, good=False))) == [
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert kept(host) == [(1, True), (2, True), (3, False), (4, False)]
+    assert steps(host, *keep(one)) == [True]
+    assert kept(host)[-1] == (5, True)
+    (row,) = host.ask(do="revisions", slugs=[SLUG])[0]["servers"]
+    assert row["revisions"][0] == {**one, "number": 1}
+    assert row["revisions"][2]["when"] == 1.0
+
+
+def test_the_newest_good_revision_is_always_kept(host: Asked) -> None:
+    """Ten are, and that one beside them; numbers go on."""
+    steps(host, *keep(revision(1), *(revision(port, good=False) for port in range(2, 20))))
+    assert kept(host) == [(1, True), *((number, False) for number in range(10, 20))]
+    steps(host, *keep(*(revision(port) for port in range(30, 45))))
+    assert kept(host) == [(number, True) for number in range(25, 35)]
+
+
+def test_a_revision_goes_with_its_server(host: Asked) -> None:
+    """By `remove-server`; others keep theirs."""
+    other = {"step": "keep-revision", "slug": "other", "revision": revision(1)}
+    steps(host, write_env(host, ["A", "1"]), *keep(revision(1)), other)
+    steps(host, {"step": "remove-server", "slug": SLUG})
+    assert kept(host) == []
+    assert len(host.ask(do="revisions", slugs=["other"])[0]["servers"][0]["revisions"]) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"launch": None}, {"good": "yes"}, {"launch": {"argv": ["x" * (1 << 18)]}}])
+def test_what_is_no_revision_is_refused(host: Asked, wrong: Json) -> None:
+    """Before anything is done."""
+    error = refused(host, write_env(host, ["A", "1"]), *keep(revision(1, **wrong)))
+    assert error.kind == ("too-large" if wrong.get("launch") else "bad-request")
+    assert error.index == 1
+
+
 def test_a_program_that_is_not_there(host: Asked) -> None:
     """Refused; no record says that it runs."""
     missing = spawn(host, argv=["/nowhere/vllm", "serve", "a/model", "--port", str(host.port)])

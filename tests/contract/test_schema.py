@@ -103,7 +103,7 @@ def test_the_schema_agrees_with_the_dataclasses() -> None:
     fields = {field.name for field in dataclasses.fields(DesiredServer)}
     renamed = {"settings": "args", "token": "hf_token", "id": "name"}
     from_hosts = {"executable", "state_dir", "delivery", "host_cordon", "cordoned_gpus", "host_limit", "turn"}
-    from_hosts |= {"origins", "rules", "architectures", "visible"}
+    from_hosts |= {"origins", "rules", "architectures", "keeps", "visible"}
     assert {renamed.get(name, name) for name in fields - from_hosts} == keys - {"hosts", "replicas", "overrides"}
     properties = MODEL["properties"]
     assert properties["state"]["enum"] == [state.value for state in DesiredState]

@@ -20,6 +20,8 @@ from tests.lab.fake_lock import FakeLock, FakeSession
 from tests.lab.fake_systemd import FakeSystemd
 from tests.lab.fake_view import observation
 from vmreconcile.agent import envfile
+from vmreconcile.agent.history import check as check_revision
+from vmreconcile.agent.history import kept
 from vmreconcile.agent.measured import check
 from vmreconcile.agent.problems import Problem
 from vmreconcile.effects.session import AgentError
@@ -180,8 +182,8 @@ class FakeHost(GpuHost):
             case "checkup":
                 now = time.time() + self.clock_off
                 return {"checkup": {"clock": {"received": now, "answered": now}, **self.checkup}}
-            case "checkpoint":
-                return {"checkpoints": [self._checkpoint(row) for row in request["models"]]}
+            case "checkpoint" | "revisions" as about:
+                return self._files_of_models(request) if about == "checkpoint" else self._histories(request)
             case "hub-check":
                 return {"answers": [self._hub_answer(check, request["secrets"]) for check in request["checks"]]}
             case "log":
@@ -201,6 +203,14 @@ class FakeHost(GpuHost):
         if request["model"] in self.fetching:
             raise self.fetching[request["model"]]
         return {"fetched": 3 << 30, "total": 3 << 30, "path": path}
+
+    def _files_of_models(self, request: Json) -> Json:
+        return {"checkpoints": [self._checkpoint(row) for row in request["models"]]}
+
+    def _histories(self, request: Json) -> Json:
+        slugs = self.slugs() if request["slugs"] is None else request["slugs"]
+        rows = [{"slug": slug, "revisions": self.history(slug), "problem": None} for slug in slugs]
+        return {"servers": [row for row in rows if row["revisions"] or request["slugs"] is not None]}
 
     def _checkpoint(self, row: Json) -> Json:
         return {"slug": row["slug"], "config": None, "tensors": None, **self.checkpoints.get(row["model"], {})}
@@ -347,7 +357,8 @@ class FakeHost(GpuHost):
         if self.root(slug) or self.orphans(slug):
             raise Refusal("still-running", f"{slug} is still running")
         env = f"{self.config}/env/{slug}"
-        paths = (f"{env}.env", f"{env}.token", f"{self.state}/servers/{slug}.json", f"{self.state}/log/{slug}.log")
+        own = [f"{self.state}/{part}" for part in (f"servers/{slug}.json", f"log/{slug}.log", f"history/{slug}.json")]
+        paths = (f"{env}.env", f"{env}.token", *own)
         self.kernel.logs.pop(slug, None)
         changed = any([self.kernel.remove(path) for path in paths])  # noqa: C419 - every one of them
         self.run_lock.holder = self.run_lock.holder if self.slugs() else None  # its file went with the folders
@@ -411,6 +422,22 @@ class FakeHost(GpuHost):
             raise Refusal("not-found", f"{step['slug']}: no record to keep it in")
         path = f"{self.state}/servers/{step['slug']}.json"
         return self.kernel.write(path, json.dumps({**record, "measured": step["measured"]}), 0o600)
+
+    def history(self, slug: str) -> list[Json]:
+        """The revisions that are kept of a server, oldest first."""
+        file = self.kernel.files.get(f"{self.state}/history/{slug}.json")
+        found: list[Json] = json.loads(file.content)["revisions"] if file else []
+        return found
+
+    def keep_revision(self, step: Json) -> bool:
+        """One revision more, as the agent counts them."""
+        try:
+            check_revision(step["revision"])
+        except Problem as problem:
+            raise Refusal(problem.kind, str(problem)) from problem
+        after, _ = kept(self.history(step["slug"]), step["revision"])
+        document = json.dumps({"format": 1, "revisions": after})
+        return self.kernel.write(f"{self.state}/history/{step['slug']}.json", document, 0o600)
 
     def systemctl(self, step: Json) -> bool:
         """One verb, on units of ours only."""
@@ -482,4 +509,5 @@ STEPS: Mapping[str, Callable[[FakeHost, Json, Mapping[str, str]], bool]] = {
     "stop-process": lambda host, step, _: host.stop_process(step),
     "end-orphans": lambda host, step, _: host.end_orphans(step),
     "note-measured": lambda host, step, _: host.note_measured(step),
+    "keep-revision": lambda host, step, _: host.keep_revision(step),
 }

@@ -184,9 +184,10 @@ def _port(host: FakeHost, port: int, roots: Mapping[int, str]) -> Json:
 
 
 def _installed(host: FakeHost, asked: str) -> Json:
-    if asked not in host.kernel.installed:
+    found = {path: (path, version) for path, version in host.kernel.installed.values()} | host.kernel.installed
+    if asked not in found:
         return {"asked": asked, "path": None, "version": None, "problem": "no such file"}
-    path, version = host.kernel.installed[asked]
+    path, version = found[asked]
     return {"asked": asked, "path": path, "version": version, "problem": None}
 
 

@@ -44,11 +44,12 @@ def snapshot(host: FakeHost) -> tuple[object, ...]:
 
 
 def files(there: World) -> dict[str, tuple[str, int, int]]:
-    """Every file of every host: content, mode, owner."""
+    """Every file of every host: content, mode, owner; histories aside, which say when something was proven."""
     return {
         f"{name}:{path}": (file.content, file.mode, file.uid)
         for name, host in there.hosts.items()
         for path, file in host.kernel.files.items()
+        if not path.startswith(f"{host.state}/history/")
     }
 
 

@@ -117,6 +117,8 @@ def answering(name: str) -> Answering:
         from .fetch import fetch as found  # noqa: PLC0415 - as above
     elif name == "hub-check":
         from .hub import hub_check as found  # noqa: PLC0415 - as above
+    elif name == "revisions":
+        from .history import revisions as found  # noqa: PLC0415 - as above
     elif name == "log":
         from .logs import log as found  # noqa: PLC0415 - as above
     else:

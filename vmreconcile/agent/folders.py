@@ -64,6 +64,10 @@ class Folders:
         """The ownership record of a server."""
         return "{}/servers/{}.json".format(self.state, slug)
 
+    def history(self, slug: str) -> str:
+        """What a server ran before."""
+        return "{}/history/{}.json".format(self.state, slug)
+
     def log(self, slug: str) -> str:
         """The log of a server of runtime `process`."""
         return "{}/log/{}.log".format(self.state, slug)

@@ -30,11 +30,16 @@ def remove_server(step: Step, folders: Folders) -> Step:
     verdict = classify(survey.processes(known), known)
     if slug in verdict.roots or verdict.orphans.get(slug):
         raise Problem("still-running", "{} is still running".format(slug))
-    paths = (folders.env_file(slug), folders.token_file(slug), folders.log(slug), folders.record(slug))
+    paths = (
+        folders.env_file(slug),
+        folders.token_file(slug),
+        folders.log(slug),
+        folders.history(slug),
+        folders.record(slug),
+    )
     changed = [remove_file(path, folders.base_of(path), folders.uid) for path in paths]
-    empty = [
-        _remove_folder(path) for path in (folders.config + "/env", folders.state + "/log", folders.state + "/servers")
-    ]
+    below = [folders.config + "/env", *(folders.state + part for part in ("/log", "/history", "/servers"))]
+    empty = [_remove_folder(path) for path in below]
     if all(empty):
         _remove_rest(folders)
     return {"changed": any(changed)}

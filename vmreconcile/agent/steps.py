@@ -38,6 +38,7 @@ FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     },
     "end-orphans": {"slug": (str,), "processes": (list,), "grace_s": (int, float)},
     "note-measured": {"slug": (str,), "pid": (int,), "start_ticks": (int,), "measured": (dict,)},
+    "keep-revision": {"slug": (str,), "revision": (dict,)},
 }  # fmt: skip
 
 
@@ -103,6 +104,10 @@ def _checked(step: Any) -> tuple[Step, Run]:  # noqa: ANN401 - from the wire
         from . import measured  # noqa: PLC0415 - one step in many
 
         measured.check(step["measured"])
+    if name == "keep-revision":
+        from . import history  # noqa: PLC0415 - as above
+
+        history.check(step["revision"])
     return step, registry()[name]
 
 
@@ -300,7 +305,7 @@ def _put_record(path: str, record: dict[str, Any], folders: Folders) -> Step:
 
 def registry() -> dict[str, Run]:
     """Every step by its name on the wire."""
-    from . import removal, spawn, systemd  # noqa: PLC0415 - loaded only where steps run
+    from . import history, removal, spawn, systemd  # noqa: PLC0415 - loaded only where steps run
 
     return {
         "write-file": write_any_file,
@@ -315,4 +320,5 @@ def registry() -> dict[str, Run]:
         "stop-process": stop.stop_process,
         "end-orphans": stop.end_orphans,
         "note-measured": note_measured,
+        "keep-revision": history.keep_revision,
     }

@@ -26,8 +26,8 @@ def plan_code(plan: Plan, *, detailed: bool) -> int:
 
 
 def apply_code(outcome: Outcome) -> int:
-    """130 interrupted, 4 locked, 1 where a server failed or was refused, 3 where only hosts were missing."""
-    bad = outcome.count(Status.FAILED) + outcome.count(Status.SKIPPED)
+    """130 interrupted, 4 locked, 1 where a server failed, went back or was refused, 3 where only hosts were missing."""
+    bad = sum(map(outcome.count, (Status.FAILED, Status.SKIPPED, Status.ROLLED_BACK)))
     locked = any(result.failure is not None and result.failure.kind == LOCKED for result in outcome.results)
     return worst(
         [

@@ -37,6 +37,8 @@ COMMANDS = {
     "start": "vmreconcile.cli.oneoff",
     "stop": "vmreconcile.cli.oneoff",
     "restart": "vmreconcile.cli.oneoff",
+    "history": "vmreconcile.cli.history",
+    "rollback": "vmreconcile.cli.history",
     "auth": "vmreconcile.cli.auth",
     "doctor": "vmreconcile.cli.doctor",
     "prefetch": "vmreconcile.cli.prefetch",

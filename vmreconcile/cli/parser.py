@@ -163,6 +163,17 @@ def _restart(commands: argparse._SubParsersAction[Parser]) -> None:
     _servers(add_command(commands, "restart", "restart servers, once"), save=False)
 
 
+def _history(commands: argparse._SubParsersAction[Parser]) -> None:
+    _servers(add_command(commands, "history", "what servers ran with: when, by whom, from which commit"), save=False)
+
+
+def _rollback(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = add_command(commands, "rollback", "go back to what servers ran with before; no file is written")
+    _servers(command, save=False)
+    command.add_argument("--to", type=positive, metavar="N", help="to revision N (the newest good one not running)")
+    command.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
 def _servers(command: Parser, *, save: bool) -> None:
     command.add_argument("servers", nargs="+", metavar="NAME[@HOST]")
     add_lock_timeout(command)
@@ -275,6 +286,8 @@ COMMANDS = {
     "start": _start,
     "stop": _stop,
     "restart": _restart,
+    "history": _history,
+    "rollback": _rollback,
     "auth": _auth,
     "doctor": _doctor,
     "prefetch": _prefetch,

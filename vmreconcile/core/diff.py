@@ -117,7 +117,7 @@ def is_env_file_right(subject: Subject) -> bool:
 def _settings(subject: Subject, process: Process) -> tuple[Field, ...]:
     wanted, argv = subject.wanted, subject.launch.argv
     seen = process.argv[-len(argv) :]
-    if seen == argv or (len(seen) == len(argv) and all(map(_alike, seen, argv))):
+    if seen == argv or (len(seen) == len(argv) and all(map(is_alike, seen, argv))):
         return ()  # word for word what would be started
     command = _command(process.argv, subject.catalogue)
     if command is None:
@@ -138,7 +138,7 @@ _command = functools.lru_cache(maxsize=4096)(from_argv)
 """A fleet runs the same few command lines many times."""
 
 
-def _alike(seen: str, word: str) -> bool:
+def is_alike(seen: str, word: str) -> bool:
     """Whether an argument as the agent shows it, what looks like a secret replaced by stars, can be `word`."""
     return seen == word or (
         STARS in seen and re.fullmatch(".*".join(map(re.escape, seen.split(STARS))), word, re.DOTALL) is not None
@@ -223,7 +223,7 @@ def _environment(subject: Subject, seen: Mapping[str, EnvValue]) -> tuple[tuple[
     ours = _env_names_on_host(subject.observed)
     fields += [
         Field(path=f"env.{name}", before=_before(name, seen[name]), after=None)
-        for name in sorted(ours - plain.keys() - {TOKEN_VARIABLE})
+        for name in sorted(ours - plain.keys() - {TOKEN_VARIABLE, *wanted.keeps})
         if name in seen and name != MARKER
     ]
     return tuple(fields), _token(subject, seen, ours)
@@ -231,6 +231,8 @@ def _environment(subject: Subject, seen: Mapping[str, EnvValue]) -> tuple[tuple[
 
 def _token(subject: Subject, seen: Mapping[str, EnvValue], ours: set[str]) -> tuple[Field, ...]:
     source, before = subject.wanted.token, seen.get(TOKEN_VARIABLE)
+    if TOKEN_VARIABLE in subject.wanted.keeps:
+        return ()
     if source is None:
         named = any(place.wins for place in other_tokens(subject))
         unwanted = before is not None and (TOKEN_VARIABLE in ours or named)

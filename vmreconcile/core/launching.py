@@ -87,12 +87,13 @@ def public_env(server: DesiredServer) -> Mapping[str, str]:
 
 def env_names(server: DesiredServer) -> set[str]:
     """Names in the env file, the token's among them where one is wanted."""
-    return set(public_env(server)) | ({TOKEN_VARIABLE} if server.token is not None else set())
+    return {*public_env(server), *server.keeps} | ({TOKEN_VARIABLE} if server.token is not None else set())
 
 
 def _entries(server: DesiredServer, *, token_known: bool) -> list[EnvEntry]:
     entries: list[EnvEntry] = [(name, _entry(name, value)) for name, value in public_env(server).items()]
-    if server.token is not None:
+    entries += [(name, KEEP) for name in server.keeps]
+    if server.token is not None and TOKEN_VARIABLE not in server.keeps:
         # Not found on this controller: what the host has stays, for a colleague may have put it there.
         entries.append((TOKEN_VARIABLE, SecretRef(name=server.token) if token_known else KEEP))
     return entries

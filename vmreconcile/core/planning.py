@@ -22,6 +22,7 @@ from vmreconcile.core.placing import making_room, placing_of
 from vmreconcile.core.shadows import idle_note, shadow_of
 from vmreconcile.core.staleness import digest_of
 from vmreconcile.core.stepping import bringing_up, removal, stops_of, taking_down
+from vmreconcile.core.tried import tried_note
 from vmreconcile.core.tuning import tuned
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health
 from vmreconcile.model.gpus import Placed
@@ -188,8 +189,14 @@ def _plan_host(
             if change.pending:
                 freed |= _ports(observed)
     blocks = _blocks(judged, freed, {**placing.blocks, **options.refused})
-    changes = [_change(each, blocks.get(each.subject.wanted.id)) for each in judged]
+    changes = [_tried(_change(each, blocks.get(each.subject.wanted.id)), each) for each in judged]
     return [*unclaimed, *in_turn(making_room([_noted(change, placing) for change in changes], host), host)]
+
+
+def _tried(change: Change, judged: _Judged) -> Change:
+    """With what came of it, where the very same was tried before."""
+    note = tried_note(judged.subject) if judged.loads and change.pending else ""
+    return replace(change, note="; ".join(filter(None, (change.note, note)))) if note else change
 
 
 def _noted(change: Change, placing: Placing) -> Change:

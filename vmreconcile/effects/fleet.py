@@ -21,7 +21,7 @@ from vmreconcile.model.values import JsonValue
 OBSERVE_TIMEOUT_S = 60.0
 HTTP_TIMEOUT_S = 2.0
 
-QUESTIONS = frozenset({"observe", "gate", "hub-check", "checkup", "checkpoint", "lock"})
+QUESTIONS = frozenset({"observe", "gate", "hub-check", "checkup", "checkpoint", "lock", "revisions"})
 """Requests that may be asked twice: they change nothing, or (`lock`) nothing more."""
 
 Answer = dict[str, JsonValue]

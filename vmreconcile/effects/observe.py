@@ -14,6 +14,7 @@ from vmreconcile.model.observed import (
     EnvValue,
     HostView,
     InstalledVllm,
+    LastFailure,
     ObservedServer,
     Orphan,
     PortHolder,
@@ -111,6 +112,16 @@ def _record(facts: Facts) -> Record:
         env_names=facts.texts("env_names"),
         decided=_decided(facts.part("decided")),
         measured=facts.one("measured", _measured),
+        failed=facts.one("failed", _failed),
+    )
+
+
+def _failed(facts: Facts) -> LastFailure:
+    return LastFailure(
+        launch=facts.digits("launch"),
+        kind=facts.word("kind"),
+        when=facts.moment("when"),
+        revision=facts.maybe_integer("revision"),
     )
 
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.effects.session import AgentError
 from vmreconcile.flows.draining import drained, proven
+from vmreconcile.flows.going_back import RolledBack, go_back
+from vmreconcile.flows.keeping import keep_good, keep_what_runs
 from vmreconcile.flows.mending import Again, second_try
 from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
 from vmreconcile.flows.room import see_devices, wait_for_room
@@ -45,9 +47,12 @@ def carry_out(change: Change, run: Run, later: Iterable[Change] = ()) -> Result:
             return result(Status.CHANGED if _do(change, run, later) else Status.OK)
         if change.reason is Reason.STILL_STARTING:
             _prove(change, run)
+            keep_good(change, run)
             proven(change, run)
     except NotReady as error:
         return result(Status.FAILED, error.failure)
+    except RolledBack as error:
+        return result(Status.ROLLED_BACK, error.failure)
     except Interrupted:
         return result(Status.SKIPPED, INTERRUPTED)
     except AgentError as error:
@@ -58,21 +63,44 @@ def carry_out(change: Change, run: Run, later: Iterable[Change] = ()) -> Result:
 def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
     """Carry out the steps and see what comes of them; a start that fails for memory is tried once more.
 
+    Where it still fails, the last good settings come back.
+
     Returns:
         False where another run has meanwhile done what the steps are for.
     """
-    done = _act(change, run)
+    keep_what_runs(change, run)
+    tried, done = change, True
     try:
-        _prove(change, run)
-    except NotReady as first:
-        if not done:
-            raise
-        again = second_try(change, first, run, later)
-        run.reporter.says(change.server, f"{_unnamed(first.failure.summary, change)}: {again.told}")
-        _once_more(again, run)
+        done = _act(change, run)
+        try:
+            _prove(change, run)
+        except NotReady as first:
+            if not done:
+                raise
+            again = second_try(change, first, run, later)
+            run.reporter.says(change.server, f"{_unnamed(first.failure.summary, change)}: {again.told}")
+            tried = again.change
+            _once_more(again, run)
+    except (NotReady, AgentError) as error:
+        if done:
+            failure = error.failure if isinstance(error, NotReady) else agent_failure(tried, error)
+            go_back(tried, failure, run, _bring_up)
+        raise
+    keep_good(tried, run)
     if done:
-        proven(change, run)
+        proven(tried, run)
     return done
+
+
+def _bring_up(change: Change, run: Run) -> None:
+    """Carry out a change that goes back, and prove it; nothing is tried a second time.
+
+    Raises:
+        AgentError: a step failed.
+        NotReady: it did not become ready.
+    """
+    _act(change, run)
+    _prove(change, run)
 
 
 def _unnamed(summary: str, change: Change) -> str:

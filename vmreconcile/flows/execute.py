@@ -23,6 +23,7 @@ from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.acting import INTERRUPTED, agent_failure, carry_out, planned_for
 from vmreconcile.flows.draining import drained
 from vmreconcile.flows.fetching import NotFetched, fetch
+from vmreconcile.flows.keeping import keep_what_runs
 from vmreconcile.flows.locking import lock_host
 from vmreconcile.flows.ready import Interrupted, NotReady
 from vmreconcile.flows.run import Run, send_steps
@@ -296,6 +297,7 @@ def _stop_early(changes: Iterable[Change], run: Run, stuck: dict[ServerId, Failu
     for change in changes:
         if not (change.early and change.pending):
             continue
+        keep_what_runs(change, run)
         try:
             with drained(change, run):
                 send_steps(change.server, change.stops, run, planned_for(change))

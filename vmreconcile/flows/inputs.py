@@ -48,6 +48,8 @@ class Inputs:
     desired: DesiredFleet
     rules: tuple[Rule, ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
+    models: Path = Path("models.d")
+    """Where the models were read from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,14 @@ def read_inputs(sources: Sources) -> Inputs:
     problems = (*wrong, *problems_of(documents, inventory))
     refuse(problems)
     desired = resolve(documents, inventory, catalogue=catalogue_for(None), rules=rules)
-    return Inputs(inventory=inventory, documents=documents, desired=desired, rules=rules, warnings=problems)
+    return Inputs(
+        inventory=inventory,
+        documents=documents,
+        desired=desired,
+        rules=rules,
+        warnings=problems,
+        models=sources.models,
+    )
 
 
 def read_rules(sources: Sources) -> tuple[tuple[Rule, ...], tuple[Diagnostic, ...]]:

@@ -50,7 +50,7 @@ def second_try(change: Change, first: NotReady, run: Run, later: Iterable[Change
     if shortage is None or wanted is None or placed is None or not starts(change) or run.stopping.is_set():
         raise first
     try:
-        host = _settled(change.server, placed, run)
+        host = settled(change.server, placed, run)
     except AgentError:
         raise first from None
     tenant = tenant_on(wanted, host)
@@ -73,7 +73,7 @@ def _anew(change: Change, wanted: DesiredServer, placed: Placed, host: HostView,
     return replace(change, placed=placed, stops=(), steps=steps, early=False, digest={})
 
 
-def _settled(server: ServerId, placed: Placed, run: Run) -> HostView:
+def settled(server: ServerId, placed: Placed, run: Run) -> HostView:
     """The host once the memory of the failed start was given back: its GPUs look twice the same."""
     begun, before = time.monotonic(), _free(server, placed, run)
     while time.monotonic() - begun < LONGEST_WAIT_S:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from vmreconcile.core.access import question_of
 from vmreconcile.core.fingerprints import Known, fingerprint
 from vmreconcile.core.launching import TOKEN_VARIABLE
 from vmreconcile.core.selection import on_hosts
+from vmreconcile.effects.author import author_of
 from vmreconcile.effects.fleet import Fleet, Look, LookedFor, Session
 from vmreconcile.effects.locks import RENEW_S
 from vmreconcile.effects.transport import TransportOptions
@@ -20,6 +22,7 @@ from vmreconcile.flows.tokens import TokenReader, secrets_for
 from vmreconcile.model.connection import Connection
 from vmreconcile.model.desired import DesiredFleet
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.revision import Author
 from vmreconcile.model.secret import Secret
 from vmreconcile.model.tokens import Need
 from vmreconcile.vllm.memory.stored import Checkpoint
@@ -52,6 +55,10 @@ class Prepared:
     known: Known
     secrets: Mapping[str, Secret]
     hub: Hub
+    author: Callable[[], Author] = Author
+    """Who changes servers in this run, and from which commit."""
+    note: str = ""
+    """Why, for the history that hosts keep; "" for an apply."""
     notes: tuple[str, ...] = ()
     lock_timeout: float = 0.0
     command: str = ""
@@ -93,6 +100,7 @@ def prepared(
             known=known,
             secrets=tokens,
             hub=hub,
+            author=functools.cache(lambda: author_of(inputs.models, reach.options.environ)),
             notes=notes,
             lock_timeout=reach.lock_timeout,
             command=reach.command,

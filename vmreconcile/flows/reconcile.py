@@ -24,7 +24,7 @@ from vmreconcile.model.desired import DesiredFleet, DesiredServer
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView
 from vmreconcile.model.outcome import Outcome
-from vmreconcile.model.plan import Action, Block, Plan
+from vmreconcile.model.plan import Action, Block, Change, Plan, Reason
 from vmreconcile.model.tokens import SourceKind
 from vmreconcile.vllm.memory.stored import Checkpoint
 
@@ -36,6 +36,8 @@ class Scope:
     prune: bool = False
     only: frozenset[ServerId] | None = None
     restart: frozenset[ServerId] = frozenset()
+    back: frozenset[ServerId] = frozenset()
+    """Servers that are wanted as they ran before, in this run only."""
     actions: frozenset[Action] | None = None
     limits: Limits = field(default_factory=Limits)
 
@@ -71,9 +73,22 @@ def plan_of(
     desired = within(prepared)
     plan = make_plan(desired, view, options)
     if not plan.asks:
-        return plan
+        return _going_back(plan, scope.back)
     files = _files_of([server for server in desired.servers if server.id in plan.asks], prepared, once=once)
-    return make_plan(desired, view, replace(options, models=files.checkpoints, unread=files.reasons))
+    plan = make_plan(desired, view, replace(options, models=files.checkpoints, unread=files.reasons))
+    return _going_back(plan, scope.back)
+
+
+def _going_back(plan: Plan, servers: frozenset[ServerId]) -> Plan:
+    """The plan, in which what replaces these servers says that this is a rollback."""
+
+    def told(change: Change) -> Change:
+        replaces = change.action in {Action.RETUNE, Action.RESTART} and change.disruptive
+        if change.server not in servers or not replaces:
+            return change
+        return replace(change, action=Action.RETUNE, reason=Reason.ROLLED_BACK)
+
+    return replace(plan, changes=tuple(map(told, plan.changes))) if servers else plan
 
 
 def _files_of(servers: Iterable[DesiredServer], prepared: Prepared, *, once: bool) -> ModelFiles:
@@ -173,6 +188,8 @@ def run_of(prepared: Prepared, reporter: Reporter, limits: Limits | None = None)
         lock_timeout=prepared.lock_timeout,
         command=prepared.command,
         model_files=lambda server: _on_its_host(desired[server], prepared),
+        author=prepared.author,
+        note=prepared.note,
         controller=_controller_of(prepared),
     )
 

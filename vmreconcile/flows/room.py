@@ -17,7 +17,7 @@ LONGEST_PAUSE_S = 2.0
 LONGEST_WAIT_S = 30.0
 """The memory of a vLLM that was stopped is seen free within seconds; what is held for longer is somebody's."""
 
-STOPPED = "; what ran before was stopped for this, and stays stopped"
+STOPPED = "; what ran before was stopped for this"
 
 
 def see_devices(server: ServerId, placed: Placed, run: Run) -> None:

@@ -17,6 +17,7 @@ from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.outcome import Result
 from vmreconcile.model.plan import Change
+from vmreconcile.model.revision import Author
 from vmreconcile.model.secret import Secret
 from vmreconcile.model.steps import SecretRef, Step, StopProcess, StopUnit, WriteEnv, to_json
 from vmreconcile.vllm.memory.stored import Checkpoint
@@ -65,6 +66,10 @@ class Run:
     """Seconds to wait for a host that another run holds."""
     command: str = ""
     """The command as it was typed, for whoever is refused a host meanwhile."""
+    author: Callable[[], Author] = field(default=Author)
+    """Who does this, and from which commit; asked only where something is kept on a host."""
+    note: str = ""
+    """Why it is done, for the history that hosts keep; "" for an apply."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
 

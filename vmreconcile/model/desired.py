@@ -118,6 +118,8 @@ class DesiredServer:
     architectures: tuple[str, ...] = ()
     """What the Hub says its config.json names, where a tuning rule asks for it; the host's own file counts first."""
 
+    keeps: tuple[str, ...] = ()
+    """Secrets of its environment that stay as the host has them: of a revision, which holds none."""
     visible: tuple[str, ...] = ()
     """Its GPUs as CUDA_VISIBLE_DEVICES is to name them; decided once its host was seen."""
 

@@ -59,6 +59,20 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LastFailure:
+    """The last launch that did not become ready, as a record has it. `when` in seconds since 1970.
+
+    `launch` is its digest, `kind` the class of its failure; `revision` is what came back, None where it was left
+    stopped.
+    """
+
+    launch: str
+    kind: str
+    when: float
+    revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """The ownership record as the host holds it: what was started, when, on behalf of which server."""
 
@@ -72,6 +86,7 @@ class Record:
     decided: Mapping[str, JsonValue] = field(default_factory=dict)
     """Numbers that the tool chose for what it started, by setting."""
     measured: Measured | None = None
+    failed: LastFailure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,7 @@ class Reason(enum.StrEnum):
     VERSION_CHANGED = "version_changed"
     UNHEALTHY = "unhealthy"
     REQUESTED = "requested"
+    ROLLED_BACK = "rolled_back"
     UNIT_CHANGED = "unit_changed"
     ENV_FILE_CHANGED = "env_file_changed"
     WANTED_STOPPED = "wanted_stopped"

@@ -151,6 +151,15 @@ class NoteMeasured:
     measured: Mapping[str, JsonValue]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepRevision:
+    """Keep on the host what a server was launched with; the host numbers it."""
+
+    name: ClassVar[str] = "keep-revision"
+    slug: str
+    revision: Mapping[str, JsonValue]
+
+
 Step = (
     WriteFile
     | WriteEnv
@@ -164,6 +173,7 @@ Step = (
     | StopProcess
     | EndOrphans
     | NoteMeasured
+    | KeepRevision
 )
 
 STEPS: Mapping[str, type[Step]] = {
@@ -181,6 +191,7 @@ STEPS: Mapping[str, type[Step]] = {
         StopProcess,
         EndOrphans,
         NoteMeasured,
+        KeepRevision,
     )
 }
 

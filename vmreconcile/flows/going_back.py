@@ -1,0 +1,316 @@
+"""What follows a change that did not become ready: the last good settings come back, where there are other ones.
+
+Decides that from what the host kept; how steps are sent and a server is proven stays with `flows/acting.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from vmreconcile.core.actions import Decision, exists
+from vmreconcile.core.blocks import block_of
+from vmreconcile.core.gates import gate_of
+from vmreconcile.core.phases import phase_of, runtime_of
+from vmreconcile.core.planning import subject_of
+from vmreconcile.core.revisions import changed_fields, is_running, kept_of, newest_good, tried_digest
+from vmreconcile.core.reviving import CannotGoBackError, as_wanted, executable_of, literal, other_version
+from vmreconcile.core.staleness import digest_of
+from vmreconcile.core.stepping import bringing_up, stops_of
+from vmreconcile.effects.fleet import Look
+from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import VmreconcileError
+from vmreconcile.flows.keeping import keep_failed, revisions_of
+from vmreconcile.flows.mending import settled
+from vmreconcile.flows.ready import NotReady
+from vmreconcile.flows.run import Expected, Run, send_steps
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import HostView, ObservedServer
+from vmreconcile.model.outcome import Failure
+from vmreconcile.model.plan import Action, Change, Field, Reason
+from vmreconcile.model.revision import Kept, Revision
+from vmreconcile.model.showing import printable
+from vmreconcile.model.steps import WriteRecord
+from vmreconcile.model.values import JsonValue
+
+SERVES = frozenset({"still_differs"})
+"""Failures of a server that serves all the same: it is not taken down again for them."""
+
+NOT_OURS_TO_MEND = frozenset({"moved", "locked"})
+"""Failures behind which another run is at work."""
+
+LEFT = Decision(action=Action.RESTART, reason=Reason.ROLLED_BACK, disruptive=True)
+BACK = Decision(action=Action.START, reason=Reason.ROLLED_BACK)
+
+
+class RolledBack(VmreconcileError):  # noqa: N818 - an outcome, reported as one
+    """A server is back on its last good settings, and ready; carries why it could not have the new ones."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Keep it."""
+        super().__init__(failure.summary, remedy=failure.remedy)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A change that did not become ready, beside its host as it is now."""
+
+    change: Change
+    failure: Failure
+    host: HostView
+    kept: Kept
+    """What was tried."""
+
+    @property
+    def server(self) -> ServerId:
+        """Whose it is."""
+        return self.change.server
+
+    @property
+    def observed(self) -> ObservedServer:
+        """What is there of it."""
+        return self.host.server(self.server.slug)
+
+
+def go_back(change: Change, failure: Failure, run: Run, bring_up: Callable[[Change, Run], None]) -> None:
+    """Bring the last good settings back after `change` failed; `bring_up` carries out a change and proves it.
+
+    Comes back where nothing was done: the failure then stays the report. A Ctrl-C does not end it: what was begun with
+    a stop ends with a start.
+
+    Raises:
+        RolledBack: the server is ready again, as it was before.
+        NotReady: it is not, for the reason that is told beside the first failure.
+        UnreachableError: the host was lost.
+    """
+    wanted = run.desired.get(change.server)
+    if wanted is None or change.gate is None or failure.kind in {*SERVES, *NOT_OURS_TO_MEND}:
+        return
+    try:
+        revisions = revisions_of(change.server, run.fleet)
+        good = newest_good(revisions)
+        host = _look(change.server, good, run)
+        failed = Failed(
+            change=change,
+            failure=failure,
+            host=host,
+            kept=kept_of(subject_of(wanted, host, run.known, change.placed)),
+        )
+    except AgentError as error:
+        raise NotReady(
+            _more(failure, f"what it ran before cannot be read ({error}), so it is not brought back")
+        ) from None
+    if _untouched(failed, good):
+        return
+    if not _was_good(change):
+        if failed.observed.record is None:
+            return  # nothing was begun
+        keep_failed(failed.server, failed.kept, failure.kind, run)
+        _note_in_record(failed, run)
+        return
+    _bring_back(failed, good, run, bring_up)
+
+
+def _was_good(change: Change) -> bool:
+    """Whether it ran before, as far as the plan saw: also where a change of it was cut off between stop and start."""
+    match change.action, change.reason:
+        case ((Action.RETUNE | Action.RESTART), _):
+            return change.disruptive
+        case Action.START, (Reason.CRASHED | Reason.ROOT_DIED):
+            return True
+        case Action.START, Reason.STOPPED:
+            return change.digest.get("unit.enabled") == "enabled"
+        case _:
+            return False
+
+
+def _untouched(failed: Failed, good: Revision | None) -> bool:
+    """Whether what ran still runs: the steps failed before it was stopped."""
+    process = failed.observed.process
+    if process is None:
+        return False
+    digest = failed.change.digest
+    same = (digest.get("process.pid"), digest.get("process.start_ticks")) == (process.pid, process.start_ticks)
+    return same or (good is not None and good.kept != failed.kept and is_running(good.kept, failed.observed))
+
+
+def _look(server: ServerId, good: Revision | None, run: Run) -> HostView:
+    """The host now, with the program of the revision looked for too."""
+    fleet = run.fleet
+    if good is not None:
+        look = fleet.looks.get(server.host, Look())
+        look = replace(look, executables=tuple(sorted({*look.executables, executable_of(good)})))
+        fleet = replace(fleet, looks={**fleet.looks, server.host: look})
+    return fleet.observe_host(server.host, server.slug, gpus=True)
+
+
+def _bring_back(failed: Failed, good: Revision | None, run: Run, bring_up: Callable[[Change, Run], None]) -> None:
+    """As `go_back`, for a server that was good before."""
+    wanted = run.desired[failed.server]
+    fields = changed_fields(good.kept, failed.kept, wanted) if good else ()
+    told = ""
+    if good is None:
+        told = "no revision of it is kept, so there is nothing to go back to"
+    elif not fields:
+        told = _same(good, failed)
+    else:
+        keep_failed(failed.server, failed.kept, failed.failure.kind, run)
+        try:
+            back, anew = _back(failed, good, run)
+        except CannotGoBackError as error:
+            told = f"it is not brought back: {error}; {error.remedy}"
+        else:
+            _carry_out(failed, good, fields, (back, anew), bring_up)
+    _leave_stopped(failed, run)
+    raise NotReady(_more(failed.failure, f"{told}; it is left stopped"))
+
+
+def _same(good: Revision, failed: Failed) -> str:
+    """What to say where the settings are those that were good."""
+    now = failed.kept.vllm_version
+    if good.kept.vllm_version and now and other_version(good, failed.host):
+        return (
+            f"its settings are those of revision {good.number}, which was good with vLLM {good.kept.vllm_version}, "
+            f"and {now} is there now: there is nothing to go back to"
+        )
+    return f"its settings are those of revision {good.number}, the last good one: there is nothing to go back to"
+
+
+def _back(failed: Failed, good: Revision, run: Run) -> tuple[Change, Run]:
+    """The change that brings a revision back, and the run in which it is what is wanted.
+
+    Raises:
+        CannotGoBackError: it cannot be.
+    """
+    host, server = failed.host, failed.server
+    wanted = as_wanted(good, run.desired[server], host)
+    subject = subject_of(wanted, host, run.known, good.kept.placed)
+    launch = subject.launch
+    record = {**launch.record, "failed": failed_json(failed, good)}
+    subject = replace(subject, launch=replace(launch, argv=literal(good.kept, launch.argv), record=record))
+    block = block_of(subject, {})
+    if block is not None:
+        raise CannotGoBackError(f"revision {good.number} cannot start: {block.note}", remedy=block.remedy)
+    change = Change(
+        server=server,
+        action=failed.change.action,
+        reason=Reason.ROLLED_BACK,
+        phase=phase_of(failed.observed, host.now, wanted.health.startup_timeout),
+        disruptive=True,
+        stops=stops_of(host, failed.observed, LEFT),
+        steps=bringing_up(subject, BACK),
+        gate=gate_of(wanted),
+        placed=good.kept.placed,
+        digest=digest_of(host, failed.observed),
+    )
+    return change, replace(run, desired={**run.desired, server: wanted}, stopping=threading.Event())
+
+
+def _carry_out(
+    failed: Failed,
+    good: Revision,
+    fields: tuple[Field, ...],
+    back: tuple[Change, Run],
+    bring_up: Callable[[Change, Run], None],
+) -> None:
+    """Go back, and tell how it ended.
+
+    Raises:
+        RolledBack: well.
+        NotReady: not.
+    """
+    change, run = back
+    differing = _shown(fields)
+    version = other_version(good, failed.host)
+    older = f", now with vLLM {version}" if version else ""
+    first = failed.failure.summary.removeprefix(f"{failed.server} ")
+    run.reporter.says(failed.server, f"{first}: back to revision {good.number}{older}")
+    try:
+        bring_up(_with_memory_given_back(change, failed, run), run)
+    except NotReady as error:
+        second = error.failure
+    except AgentError as error:
+        second = Failure(kind=error.kind, summary=str(error), remedy=error.remedy)
+    else:
+        told = f"{differing}; it is back on revision {good.number}{older}, ready"
+        raise RolledBack(_more(failed.failure, told))
+    _leave_stopped(failed, run)
+    told = f"{differing}; going back to revision {good.number} failed too, and it is left stopped: {second.summary}"
+    both = " | ".join(text for text in (failed.failure.evidence, second.evidence) if text)
+    raise NotReady(replace(_more(failed.failure, told), evidence=both))
+
+
+def _with_memory_given_back(change: Change, failed: Failed, run: Run) -> Change:
+    """The change, once the memory of the failed start is given back, where nobody knows what its own start takes."""
+    tried = failed.change.placed
+    if (change.placed is not None and change.placed.requested) or tried is None or not tried.devices:
+        return change
+    process = failed.observed.process
+    send_steps(change.server, change.stops, run, Expected((process.pid, process.start_ticks) if process else None))
+    settled(change.server, tried, run)
+    return replace(change, stops=(), digest={})
+
+
+def _leave_stopped(failed: Failed, run: Run) -> None:
+    """Stop what is there still, and note in its record what was tried."""
+    server = failed.server
+    host = run.fleet.observe_host(server.host, server.slug)
+    observed = host.server(server.slug)
+    runtime = runtime_of(observed)
+    if runtime is not None and exists(observed) and (observed.process or observed.orphans or observed.unit):
+        try:
+            send_steps(server, runtime.stop(host, observed), run)
+        except AgentError as error:
+            raise NotReady(_more(failed.failure, f"stopping it failed too: {error}")) from None
+    _note_in_record(failed, run)
+
+
+def _note_in_record(failed: Failed, run: Run) -> None:
+    """Note in the record of a server that does not run what was tried, for the next plan."""
+    server = failed.server
+    try:
+        observed = run.fleet.observe_host(server.host, server.slug).server(server.slug)
+        record = observed.record
+        if record is None or observed.process is not None:
+            return
+        noted: dict[str, JsonValue] = {
+            "server": record.server,
+            "runtime": record.runtime,
+            "state": record.state,
+            "env_names": list(record.env_names),
+            **({"decided": dict(record.decided)} if record.decided else {}),
+            "failed": failed_json(failed, None),
+        }
+        send_steps(server, (WriteRecord(slug=server.slug, record=noted),), run)
+    except AgentError as error:
+        run.reporter.says(server, f"what failed could not be noted on its host: {error}")
+
+
+def failed_json(failed: Failed, good: Revision | None) -> dict[str, JsonValue]:
+    """What a record says of the last change that failed; no text of a log, which may hold anything."""
+    return {
+        "launch": tried_digest(failed.kept),
+        "kind": failed.failure.kind,
+        "when": round(time.time(), 3),
+        "revision": good.number if good else None,
+    }
+
+
+def _more(failure: Failure, told: str) -> Failure:
+    """The failure with what came of it."""
+    return replace(failure, summary=f"{failure.summary}; {told}")
+
+
+def _shown(fields: tuple[Field, ...]) -> str:
+    """`args.max_model_len 4096 → 8192 (models.d/m.yaml:9)`, for each."""
+    return ", ".join(
+        f"{field.path} {_value(field.before)} → {_value(field.after)}" + (f" ({field.origin})" if field.origin else "")
+        for field in fields
+    )
+
+
+def _value(value: JsonValue) -> str:
+    return "(none)" if value is None else printable(str(value))
