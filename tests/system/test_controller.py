@@ -154,7 +154,7 @@ def moments(hosts: list[Host]) -> list[Moment]:
     """What can be seen on the hosts as an apply goes on towards a new context length, in this order."""
     one, unit = hosts[0], f"/etc/systemd/system/{UNIT}"
     return [
-        lambda _: bool(one.pids("VMRECONCILE")),
+        lambda _: bool(one.agents()),
         lambda _: any(length_of(host) == 0 for host in hosts),
         lambda length: one.exists(unit) and str(length) in one.read(unit),
         lambda length: any(length_of(host) == length for host in hosts),
