@@ -124,8 +124,9 @@ class Host(Machine):
         return [one for one in self.processes() if one.argv[1:4] == ("-I", "-S", "-c")]
 
     def kill_agents(self) -> None:
-        """End every agent with -9, wherever it is."""
-        for one in self.agents():
+        """End every agent with -9, wherever it is, and what one waits for since `hold_systemctl`."""
+        held = [one for one in self.processes() if one.argv[1:2] == ("/usr/local/sbin/systemctl",)]
+        for one in [*self.agents(), *held]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one.outer_pid, signal.SIGKILL)
 

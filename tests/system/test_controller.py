@@ -224,7 +224,7 @@ def test_a_link_that_is_cut_half_way(
         with (fleet.home / ".ssh/known_hosts").open("a") as known:
             known.write(f"[{link.address}]:{link.port} {reset.host_key}\n")
         faults("start_seconds=6\n")
-        running = fleet.begin("apply", "--json", "--timeout", "3")
+        running = fleet.begin("apply", "--json", "--timeout", "1")
         wait_until(lambda: all(roots(host) for host in hosts), 60, "every server to be started")
         link.cut()
         dead.link_down()
