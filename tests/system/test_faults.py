@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.command import Cli
 from tests.lab.disk import CHECKOUT
 from tests.lab.proxy import Proxy
 from tests.lab.served import pids, roots
 from tests.lab.space import wait_until
-from tests.lab.wanting import changes, one_each, phases, results
+from tests.lab.wanting import changes, errors, one_each, phases, results
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.lab.command import Cli, Outcome
+    from tests.lab.command import Outcome
     from tests.lab.hosts import Host, Lab
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
@@ -105,7 +106,7 @@ def test_network_cut_between_write_and_restart(fleet: Cli, lab: Lab, hosts: list
 
 
 def test_sshd_killed_in_mid_apply(fleet: Cli, hosts: list[Host], faults: Path) -> None:
-    """While a server loads it goes unnoticed: asked anew. While steps are carried out: exit 3, and the agent ends them."""
+    """While a server loads: asked anew, unnoticed. While steps are carried out: exit 3, and the agent ends them."""
     stepping = hosts[0]
     faults.write_text("start_seconds=4\n")
     stepping.hold_systemctl("start")
@@ -125,7 +126,7 @@ def test_sshd_killed_in_mid_apply(fleet: Cli, hosts: list[Host], faults: Path) -
 
 
 def test_host_rebooted_in_mid_apply(fleet: Cli, hosts: list[Host], faults: Path) -> None:
-    """Its power cut before the start or while loading: exit 3. Units come back by themselves, a plain process does not."""
+    """Power cut before the start, or while loading: exit 3. Units come back by themselves, a plain process does not."""
     before_start, loading, _ = hosts
     faults.write_text("start_seconds=4\n")
     before_start.hold_systemctl("start")
@@ -150,6 +151,32 @@ def test_host_rebooted_in_mid_apply(fleet: Cli, hosts: list[Host], faults: Path)
     assert (again.returncode, statuses(again)) == (0, {"gpu1": "ok", "gpu2": "ok", "gpu3": "changed"}), again
     assert (pids(hosts[:2]), lengths(hosts)) == (kept, ["1024"] * 3)
     assert fleet("plan", "--detailed-exitcode").returncode == 0
+
+
+def test_two_applies_at_once_from_two_controllers(
+    fleet: Cli, lab: Lab, hosts: list[Host], faults: Path, tmp_path: Path
+) -> None:
+    """The second is refused, exit 4, and told who is there; or it waits, and does not undo what the first has done."""
+    (tmp_path / "other").mkdir()
+    other = Cli(lab, tmp_path / "other")
+    other.inventory({"vllm_executable": str(faults.parent / "bin/vllm")}, {"gpu3": {"vllm_runtime": "process"}})
+    faults.write_text("start_seconds=6\n")
+    want(fleet, 1024)
+    want(other, 2048)
+    running = fleet.begin("apply", "--json")
+    wait_until(lambda: lengths(hosts) == ["1024"] * 3, 30, "the first to have every host")
+    waiting = other.begin("apply", "--json", "--lock-timeout", "60s")
+    refused = other("apply", "--json")
+    assert (refused.returncode, set(statuses(refused).values())) == (4, {"skipped"}), refused
+    for error in errors(refused).values():
+        assert (error["class"], "vmreconcile apply --json" in str(error)) == ("locked", True), refused
+    done, late = running.end(60), waiting.end(60)
+    assert (done.returncode, set(statuses(done).values())) == (0, {"changed"}), done
+    assert lengths(hosts) in (["1024"] * 3, ["2048"] * 3), late
+    plan = other("plan", "--json", "--detailed-exitcode")
+    assert plan.returncode == (0 if lengths(hosts) == ["2048"] * 3 else 2), (late, plan)
+    assert other("apply", "--json").returncode == 0
+    assert lengths(hosts) == ["2048"] * 3
 
 
 @pytest.mark.parametrize("seconds", [3600, -3600])

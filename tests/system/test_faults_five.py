@@ -50,7 +50,7 @@ def statuses(outcome: object) -> list[str]:
 
 
 def test_one_of_five_hosts_is_cut_off_for_a_minute(fleet: Cli, hosts: list[Host]) -> None:
-    """Its link is dead while its server starts: the others are done meanwhile, and it is waited for: exit 0, no drift."""
+    """Its link is dead while its server starts: the others are done meanwhile, it is waited for, exit 0, no drift."""
     cut = hosts[2]
     running = fleet.begin("apply", "--json")
     wait_until(lambda: all(roots(host) for host in hosts), 60, "every server to be started")
