@@ -1,4 +1,4 @@
-"""Crash-only on real hosts: runs are killed with -9 all over an apply, and their agents too; the next apply converges."""
+"""Crash-only on real hosts: runs are killed with -9 all over an apply, agents too; the next apply converges."""
 
 from __future__ import annotations
 
