@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.agent.driver import Refused
 from tests.lab.served import pids, roots, written
 from tests.lab.space import wait_until
 from tests.lab.wanting import model, results
+from tests.system.test_agent import agent_on
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.agent.driver import Agent
     from tests.lab.command import Cli
     from tests.lab.hosts import Host, Lab
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 KILLS = 8
+APPLY = ("apply", "--max-changes", "99")
 HEALTH = {"startup_timeout": "60s", "soak": 0}
 WISHES: tuple[dict[str, dict[str, object]], ...] = (
     {
@@ -73,7 +80,7 @@ def expected(turn: int, host: Host) -> list[str]:
 
 def nothing_is_left_over(host: Host) -> None:
     """No agent, no engine without its root, no file that was begun and not finished, in any folder of ours."""
-    wait_until(lambda: not host.agents(), 20, f"the agents of {host.name} to end")
+    wait_until(lambda: not host.agents(), 10, f"the agents of {host.name} to end")
     assert len(host.pids("VLLM::EngineCore")) == len(roots(host)), host.name
     folders = "/etc/vmreconcile /var/lib/vmreconcile /etc/systemd/system"
     assert host.shell(f"find {folders} -name '*.new' -o -name '.*' -type f") == "", host.name
@@ -88,21 +95,22 @@ def test_killed_all_over_an_apply_each_next_one_converges(
     chance = random.Random(seed)
     stranger = lab.start_by_hand(hosts[0], [simulated_vllm, "serve", "somebody/elses", "--port", "9000"])
     want(fleet, 0)
-    assert fleet("apply", "--json").returncode == 0
+    assert fleet(*APPLY, "--json").returncode == 0
     want(fleet, 1)
     begun = time.monotonic()
-    assert fleet("apply", "--json").returncode == 0
+    assert fleet(*APPLY, "--json").returncode == 0
     whole = time.monotonic() - begun
     untouched = {one for host in hosts[:2] for one in _keepers(host)}
     for turn in range(2, 2 + KILLS):
         want(fleet, turn)
-        running = fleet.begin("apply")
+        running = fleet.begin(*APPLY)
         time.sleep(whole * (turn - 2 + chance.random()) / KILLS)
         running.send(signal.SIGKILL)
         if turn % 3 == 0:
             hosts[turn % 2].kill_agents()
         running.end()
-        last = fleet("apply", "--json")
+        wait_until(lambda: not any(host.agents() for host in hosts), 30, "the agents to end what they are at")
+        last = fleet(*APPLY, "--json")
         assert last.returncode == 0, (seed, turn, last)
         assert {status for _, status in results(last).values()} <= {"changed", "ok"}, (seed, turn, last)
         quiet = fleet("plan", "--json", "--detailed-exitcode")
@@ -112,6 +120,42 @@ def test_killed_all_over_an_apply_each_next_one_converges(
             nothing_is_left_over(host)
     assert {one for host in hosts[:2] for one in _keepers(host)} == untouched, seed
     assert stranger in {pid for pid, _ in pids(hosts)["gpu1"]}
+
+
+def test_each_step_twice_is_as_good_as_once(fleet: Cli, hosts: list[Host], tmp_path: Path) -> None:
+    """Every step of a plan, sent again right after it was carried out: it changes nothing, and all is as wanted."""
+    want(fleet, 0)
+    assert fleet(*APPLY, "--json").returncode == 0
+    want(fleet, 1)
+    path = tmp_path / "plan.json"
+    assert fleet("plan", "-o", str(path)).returncode == 0
+    changes = sorted(json.loads(path.read_text())["changes"], key=lambda change: not change["early"])
+    assert len(changes) > 8
+    seen = set()
+    for host in hosts[:2]:
+        mine = [change for change in changes if change["host"] == host.name]
+        with agent_on(host) as agent:
+            for step in [step for change in mine for step in change["stops"]]:
+                seen.add(_twice(agent, step))
+            for step in [step for change in mine for step in change["steps"]]:
+                seen.add(_twice(agent, step))
+    assert {"write-file", "write-env", "write-record", "systemctl", "stop-unit", "stop-process", "spawn"} <= seen
+    wait_until(lambda: fleet("plan", "--detailed-exitcode").returncode == 0, 30, "the plan to be empty", pause=0.3)
+    for host in hosts[:2]:
+        nothing_is_left_over(host)
+    assert fleet(*APPLY, "--json").json["changed"] == 0
+
+
+def _twice(agent: Agent, step: dict[str, Any]) -> str:
+    """Have a step carried out twice; its name. What runs is not started a second time."""
+    agent.steps(step)
+    if step["step"] == "spawn":
+        with pytest.raises(Refused, match="already-running"):
+            agent.steps(step)
+    else:
+        (again,) = agent.steps(step)
+        assert not again["changed"] or step.get("verb") == "daemon-reload", step
+    return str(step["step"])
 
 
 def _keepers(host: Host) -> list[tuple[str, int, int]]:
