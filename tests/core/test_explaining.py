@@ -57,6 +57,7 @@ SETTINGS = {
     "invalid_setting": ("args.tensor_parallel_size",),
     "invalid_setting-range": ("args.gpu_memory_utilization",),
     "kv_too_small": ("args.max_model_len", "args.gpu_memory_utilization"),
+    "killed": ("model",),
     "max_model_len": ("args.max_model_len",),
     "memory_moved": ("gpus", "args.gpu_memory_utilization"),
     "no_kv_memory": ("args.gpu_memory_utilization", "args.tensor_parallel_size"),

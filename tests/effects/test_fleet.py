@@ -136,6 +136,36 @@ def test_a_question_is_asked_once_more_and_steps_are_not() -> None:
     assert asked[4:] == ["observe"]
 
 
+def test_a_host_that_was_reached_is_tried_again_for_as_long_as_patience_lasts() -> None:
+    """It answers again: nothing was lost. It does not: told after that time, and then at once, as one never reached."""
+    asked: list[str] = []
+    refused = 0
+
+    def open_host(_: str) -> Flaky:
+        if refused and len(opened) % refused:
+            opened.append("refused")
+            raise UnreachableError("connection refused")
+        opened.append("open")
+        return Flaky(asked)
+
+    opened: list[str] = []
+    many = Fleet(open_host=open_host, looks={}, salt="00" * 16, patience=1.2)
+    many.observe_host("gpu1")
+    refused = 3
+    many.observe_host("gpu1")
+    assert (asked, opened) == (["observe"] * 3, ["open", "refused", "refused", "open"])
+    refused = 1 << 20
+    begun = time.monotonic()
+    with pytest.raises(UnreachableError, match="connection refused"):
+        many.observe_host("gpu1")
+    assert 1.2 <= time.monotonic() - begun < 5
+    for host in ("gpu1", "gpu2"):
+        begun = time.monotonic()
+        with pytest.raises(UnreachableError, match="connection refused"):
+            many.observe_host(host)
+        assert time.monotonic() - begun < 0.5, host
+
+
 def test_a_look_goes_with_the_hosts_folders() -> None:
     """Every request carries them; a narrow look names its server and asks for no GPUs; metrics where wanted."""
     host = FakeHost("h")

@@ -44,7 +44,7 @@ class Lifeline:
     steps: int | None = None
 
     def check(self) -> None:
-        """Raise where it is dead."""
+        """A request begins, or was answered: raise where nobody is there any more to hear of it."""
         if self.steps is not None and self.steps <= 0:
             raise ControllerDied
 
@@ -151,6 +151,7 @@ class FakeHost(GpuHost):
         finally:
             self.kernel.catch_up()
         self.answers.append(json.loads(json.dumps(answer)))
+        self.lifeline.check()
         return self.answers[-1]
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from tests.lab.disk import USERS
-from tests.lab.machine import Machine
+from tests.lab.machine import Machine, Process
 from tests.lab.space import Space, wait_until
 
 if TYPE_CHECKING:
@@ -62,6 +62,13 @@ class Host(Machine):
         self.exec(["systemctl", "kill", "--kill-who=main", "--signal=CONT", "ssh"])
         self._wait_for_greeting()
 
+    def kill_sshd(self) -> None:
+        """End its sshd and every login's own with -9, as the kernel does; systemd starts it anew at once."""
+        for one in self.processes():
+            if one.argv[:1] and one.argv[0].startswith(("sshd:", "/usr/sbin/sshd")):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one.outer_pid, signal.SIGKILL)
+
     def change_host_key(self) -> None:
         """Give it another host key, as after a new installation; only `Lab.trust` makes that known."""
         self.shell(
@@ -92,6 +99,36 @@ class Host(Machine):
         """Put its own Pythons back."""
         self._faults.pop("python", None)
         self.shell(_SHOW_PYTHON)
+
+    # What the tool has begun on it
+
+    def hold_systemctl(self, verb: str) -> None:
+        """Keep every `systemctl VERB` about a unit of ours waiting, from now on: a moment in mid-apply that lasts.
+
+        A reboot ends it, as it ends who waits.
+        """
+        self.shell(_HOLD, verb)
+        self._faults["hold"] = self.release_systemctl
+
+    def holds(self) -> bool:
+        """Say whether somebody waits since `hold_systemctl`."""
+        return self.exists("/run/lab/held")
+
+    def release_systemctl(self) -> None:
+        """Let who waits go on."""
+        self._faults.pop("hold", None)
+        self.shell("rm -f /usr/local/sbin/systemctl /run/lab/hold /run/lab/held")
+
+    def agents(self) -> list[Process]:
+        """The agents of the tool that are there: Pythons that were given their program in an argument."""
+        return [one for one in self.processes() if one.argv[1:4] == ("-I", "-S", "-c")]
+
+    def kill_agents(self) -> None:
+        """End every agent with -9, wherever it is, and what one waits for since `hold_systemctl`."""
+        held = [one for one in self.processes() if one.argv[1:2] == ("/usr/local/sbin/systemctl",)]
+        for one in [*self.agents(), *held]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one.outer_pid, signal.SIGKILL)
 
     # Its disk
 
@@ -178,6 +215,21 @@ rm -f /usr/bin/python3
 mv /var/lib/lab-aside/bin/* /usr/bin 2>/dev/null || true
 mv /var/lib/lab-aside/local/* /usr/local/bin 2>/dev/null || true
 rmdir /var/lib/lab-aside/bin /var/lib/lab-aside/local /var/lib/lab-aside
+"""
+
+_HOLD = """
+mkdir -p /run/lab /usr/local/sbin
+: >/run/lab/hold
+cat >/usr/local/sbin/systemctl <<'END'
+#!/bin/sh
+case " $* " in *" VERB "*vmreconcile-*)
+  if test -e /run/lab/hold; then : >/run/lab/held; fi
+  while test -e /run/lab/hold; do sleep 0.02; done
+esac
+exec /usr/bin/systemctl "$@"
+END
+sed -i "s/VERB/$1/" /usr/local/sbin/systemctl
+chmod 755 /usr/local/sbin/systemctl
 """
 
 _FILL = """

@@ -23,6 +23,11 @@ def model(**fields: object) -> str:
     return "".join(f"{name}: {json.dumps(value)}\n" for name, value in {**USUAL, **fields}.items())
 
 
+def one_each(count: int = 3, **fields: object) -> dict[str, str]:
+    """A model for each of the first hosts, `m1` on gpu1 and so on: no rollout makes one of them wait for another."""
+    return {f"m{number}": model(hosts=f"gpu{number}", **fields) for number in range(1, count + 1)}
+
+
 def changes(outcome: Outcome) -> dict[str, tuple[str, str, bool]]:
     """Action, reason and whether it is disruptive, by server, of everything that is not in sync."""
     return {row["server"]: (row["action"], row["reason"], row["disruptive"]) for row in outcome.json["changes"]}

@@ -154,7 +154,7 @@ def moments(hosts: list[Host]) -> list[Moment]:
     """What can be seen on the hosts as an apply goes on towards a new context length, in this order."""
     one, unit = hosts[0], f"/etc/systemd/system/{UNIT}"
     return [
-        lambda _: bool(one.pids("VMRECONCILE")),
+        lambda _: bool(one.agents()),
         lambda _: any(length_of(host) == 0 for host in hosts),
         lambda length: one.exists(unit) and str(length) in one.read(unit),
         lambda length: any(length_of(host) == length for host in hosts),
@@ -224,7 +224,7 @@ def test_a_link_that_is_cut_half_way(
         with (fleet.home / ".ssh/known_hosts").open("a") as known:
             known.write(f"[{link.address}]:{link.port} {reset.host_key}\n")
         faults("start_seconds=6\n")
-        running = fleet.begin("apply", "--json", "--timeout", "3")
+        running = fleet.begin("apply", "--json", "--timeout", "1")
         wait_until(lambda: all(roots(host) for host in hosts), 60, "every server to be started")
         link.cut()
         dead.link_down()

@@ -49,7 +49,7 @@ def running(hosts: list[Host]) -> list[int]:
 
 def nothing_follows(host: Host) -> bool:
     """Whether neither journalctl nor an agent is left on a host."""
-    return not host.pids("journalctl") | host.pids("VMRECONCILE")
+    return not host.pids("journalctl") and not host.agents()
 
 
 def test_servers_are_stopped_and_started_and_stay_so(fleet: Cli, hosts: list[Host]) -> None:

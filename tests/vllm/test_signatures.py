@@ -28,7 +28,7 @@ def test_each_log_is_explained(name: str) -> None:
     assert found.evidence.rpartition(": ")[2].rstrip("…")[:60] in lines[found.line - 1]
     assert "{" not in found.summary + found.remedy.replace("{server}", "").replace("{host}", "")
     assert "?" not in found.summary
-    assert "Engine core initialization failed" not in found.evidence
+    assert "Engine core initialization failed" not in found.evidence or found.kind == "killed"
     assert explain(lines) == found
 
 
@@ -110,6 +110,20 @@ def test_a_recorded_end_that_no_signature_knows() -> None:
     assert found is not None
     assert found.evidence.startswith("safetensors._safetensors_rust.SafetensorError: Error while deserializing header")
     assert found.evidence in lines[found.line - 1]
+
+
+def test_a_root_that_was_killed_says_nothing_itself() -> None:
+    """Its exit code tells, and the log only how far it had come; a cause that the log knows goes before."""
+    found = cause(["(APIServer pid=4) INFO 11-25 17:09:27 [loader.py:1] Starting to load model", ""], -9, ended=True)
+    assert found is not None
+    assert (found.kind, found.evidence, found.line) == ("killed", "Starting to load model", 1)
+    assert "journalctl -k" in found.remedy
+    silent = cause([], -9, ended=True)
+    assert silent is not None
+    assert (silent.kind, silent.evidence) == ("killed", "")
+    known = cause(log("out_of_memory"), -9, ended=True)
+    assert known is not None
+    assert known.kind == "out_of_memory"
 
 
 def test_what_goes_on_is_not_called_dead() -> None:

@@ -138,7 +138,7 @@ def _second_child(step: dict[str, Any], folders: Folders, env: dict[str, str], f
         me = _write_record(step, folders)
         os.write(sink, (jsontext.dumps(me) + "\n").encode("ascii"))
         line = "vmreconcile: starting {} (pid {}) at {:.0f}\n".format(step["slug"], me["pid"], time.time())
-        os.write(1, line.encode("utf-8"))
+        _begin_log(line, step["log_path"])
         argv = [word.encode("utf-8") for word in step["argv"]]
         pairs = {name.encode("utf-8"): value.encode("utf-8") for name, value in env.items()}
         try:
@@ -151,6 +151,14 @@ def _second_child(step: dict[str, Any], folders: Folders, env: dict[str, str], f
         _say(sink, Problem("spawn-failed", "{} before the exec".format(type(error).__name__)))
     finally:
         os._exit(127)
+
+
+def _begin_log(line: str, path: str) -> None:
+    """Write the line that marks a start; a server whose log has no room could tell nobody why it ends."""
+    try:
+        os.write(1, line.encode("utf-8"))
+    except OSError as error:
+        raise from_os_error(error, path) from None
 
 
 def _say(sink: int, problem: Problem) -> None:

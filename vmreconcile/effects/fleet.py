@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from vmreconcile.model.values import JsonValue
 
 OBSERVE_TIMEOUT_S = 60.0
 HTTP_TIMEOUT_S = 2.0
+PAUSE_S = 0.5
+"""Between two tries to reach a host again."""
 
 QUESTIONS = frozenset({"observe", "gate", "hub-check", "checkup", "checkpoint", "lock", "revisions"})
 """Requests that may be asked twice: they change nothing, or (`lock`) nothing more."""
@@ -79,11 +82,14 @@ class Fleet:
     looks: Mapping[str, Look]
     salt: str
     forks: int = 20
+    patience: float = 0.0
+    """Seconds for which a host that was reached before is tried again where the connection broke under a question."""
     renew: float = 0.0
     """Seconds after which a host that is held is asked again, so that its lock does not lapse; 0: it never does."""
     _claims: dict[str, Claim] = field(default_factory=dict)
     _renewing: bool = False
     _ended: threading.Event = field(default_factory=threading.Event)
+    _reached: set[str] = field(default_factory=set)
     _sessions: dict[str, Session] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turns: dict[str, threading.RLock] = field(default_factory=lambda: defaultdict(threading.RLock))
@@ -169,8 +175,8 @@ class Fleet:
     ) -> Answer:
         """One request to one host's agent; a session that broke is forgotten, so that the next request opens anew.
 
-        A question is asked once more over a new connection where the old one broke: a short outage of a link in the
-        minutes in which a server starts is no reason to give up on its host.
+        A question is asked again over a new connection where the old one broke, once at least and for `patience`
+        seconds: an outage of a link or of sshd while a server starts is no reason to give up on its host.
 
         Raises:
             UnreachableError: where the host cannot be reached, or is lost before it answered.
@@ -178,14 +184,19 @@ class Fleet:
         """
         whole = {**payload, "folders": self._folders(host)}
         with self._turn(host):
-            again = payload.get("do") in QUESTIONS and host in self._sessions
-            try:
-                return self._session(host).request(whole, timeout=timeout, on_progress=on_progress)
-            except UnreachableError:
-                self._forget(host)
-                if not again:
-                    raise
-            return self.request(host, payload, timeout=timeout, on_progress=on_progress)
+            again = payload.get("do") in QUESTIONS and host in self._reached
+            until: float | None = None
+            while True:
+                try:
+                    return self._session(host).request(whole, timeout=timeout, on_progress=on_progress)
+                except UnreachableError:
+                    self._forget(host)
+                    if not again or (until is not None and time.monotonic() >= until):
+                        self._reached.discard(host)  # given up: who asks next need not be as patient
+                        raise
+                if until is not None:
+                    self._ended.wait(PAUSE_S)
+                until = until or time.monotonic() + self.patience
 
     def lock(
         self,
@@ -297,6 +308,7 @@ class Fleet:
                 self._claim_again(session, host, claim)
             with self._lock:
                 self._sessions[host] = session
+                self._reached.add(host)
         return session
 
     def _claim_again(self, session: Session, host: str, claim: Claim) -> None:

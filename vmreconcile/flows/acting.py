@@ -173,7 +173,7 @@ def _prove(change: Change, run: Run) -> None:
 
 def agent_failure(change: Change, error: AgentError) -> Failure:
     """A step's failure; classes in reports are in snake_case, whoever found them."""
-    where = f" ({error.path})" if error.path else ""
+    where = f" ({error.path})" if error.path and error.path not in str(error) else ""
     return Failure(
         kind=error.kind.replace("-", "_"),
         summary=f"{change.server.host}: {error}{where}",

@@ -27,6 +27,9 @@ from vmreconcile.model.secret import Secret
 from vmreconcile.model.tokens import Need
 from vmreconcile.vllm.memory.stored import Checkpoint
 
+PATIENCE = 5.0
+"""How many times --timeout a host that was lost in mid-run is tried again: 50 s, after 30 s of silence, by default."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
@@ -88,6 +91,7 @@ def prepared(
         salt=salt,
         forks=reach.forks,
         renew=RENEW_S,
+        patience=PATIENCE * reach.options.connect_timeout,
     )
     known = Known(
         salt=salt, tokens={name: fingerprint(salt, TOKEN_VARIABLE, token.reveal()) for name, token in tokens.items()}

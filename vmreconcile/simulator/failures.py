@@ -126,9 +126,16 @@ EXAMPLE: Mapping[str, object] = {
     "wanted_gpus": 8,
 }
 
-LAST_WORDS = (
-    "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}"
-)
+
+def last_words(code: int) -> str:
+    """What the root says of an engine that ended while starting; `code` is negative for a signal."""
+    return (
+        "RuntimeError: Engine core initialization failed. See root cause above. "
+        f"Failed core proc(s): {{'EngineCore': {code}}}"
+    )
+
+
+LAST_WORDS = last_words(1)
 
 
 def traceback(text: str) -> str:

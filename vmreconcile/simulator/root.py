@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from vmreconcile.simulator.engine import READY, Engine
-from vmreconcile.simulator.failures import LAST_WORDS, traceback
+from vmreconcile.simulator.failures import last_words, traceback
 from vmreconcile.simulator.faults import Faults
 from vmreconcile.simulator.log import Log, die, write, write_error
 
@@ -103,19 +103,20 @@ class Root:
             for pipe in self.sleep(*waiting) & waiting:
                 waiting.discard(pipe)
                 if os.read(pipe, 1) != READY:
-                    self._engine_failed()
+                    self._engine_failed(self.engines[pipe])
             if self.signals > 1:
                 self._interrupted()
         if self.signals and self.faults().hang_on_term:
             self._hang()
         self.signals = 0
 
-    def _engine_failed(self) -> None:
+    def _engine_failed(self, engine: Engine) -> None:
         """End as vLLM ends when its engine does not come up."""
         if self.signals:
             self._hang()
+        ended = os.waitstatus_to_exitcode(os.waitpid(engine.pid, 0)[1])
         self.kill_engines(signal.SIGTERM)
-        write_error(traceback(LAST_WORDS))
+        write_error(traceback(last_words(ended)))
         code = self.faults().die_code
         die(code if code >= 0 else 1)
 

@@ -21,6 +21,9 @@ LONGEST = 400
 UNKNOWN = "died"
 """The class of an end that no signature knows."""
 
+KILLED = -9
+"""The exit code of what was ended by SIGKILL, which leaves no line in a log."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
@@ -92,12 +95,12 @@ def cause(lines: Sequence[str], exit_code: int | None = None, *, ended: bool = F
 
     Where the server is known to have `ended`, the last line that says something is better than nothing.
     """
-    found = explain(lines, exit_code)
+    found = explain(lines, exit_code) or _killed(lines, exit_code)
     if found is not None:
         return found
     number = _root_error(lines)
     if number is None and ended:
-        number = next((at for at in range(len(lines) - 1, -1, -1) if _tells(lines[at])), None)
+        number = _last_said(lines)
     if number is None:
         return None
     return Explanation(
@@ -108,6 +111,27 @@ def cause(lines: Sequence[str], exit_code: int | None = None, *, ended: bool = F
         remedy="vmreconcile logs {server} shows what led to it",
         settings=("model",),
     )
+
+
+def _killed(lines: Sequence[str], exit_code: int | None) -> Explanation | None:
+    """Why the root itself was killed, None where it was not; the evidence is where it had come to."""
+    if exit_code != KILLED:
+        return None
+    signature = next(each for each in signatures() if KILLED in each.exit_codes)
+    number = _last_said(lines)
+    return Explanation(
+        kind=signature.kind,
+        summary=signature.summary,
+        evidence="" if number is None else _evidence(lines[number : number + 1]),
+        line=0 if number is None else number + 1,
+        remedy=signature.remedy,
+        settings=signature.settings,
+    )
+
+
+def _last_said(lines: Sequence[str]) -> int | None:
+    """The index of the last line that says something."""
+    return next((at for at in range(len(lines) - 1, -1, -1) if _tells(lines[at])), None)
 
 
 def _root_error(lines: Sequence[str]) -> int | None:
