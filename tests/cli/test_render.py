@@ -22,7 +22,7 @@ from vmreconcile.cli.render_status import status_text
 from vmreconcile.cli.terminal import Style, printable, style_for
 from vmreconcile.core.gpus.figures import figures_from, memory_json
 from vmreconcile.errors import Diagnostic, Place, Severity
-from vmreconcile.model.desired import DesiredState
+from vmreconcile.model.desired import DesiredState, Rollout
 from vmreconcile.model.gpus import Figures, Measured
 from vmreconcile.model.outcome import Outcome
 from vmreconcile.model.plan import Field, Plan
@@ -31,6 +31,7 @@ from vmreconcile.vllm.memory.serving import requested_bytes
 
 PLAIN = Style()
 COLOURED = Style(color=True)
+TWO = Rollout(max_unavailable=2)
 
 
 @pytest.fixture
@@ -46,11 +47,11 @@ def busy() -> World:
     there.hosts["gpu9"].unreachable = "connection refused (10.0.0.9:22)"
     return there.want(
         wanted("llama@gpu1", port=8001),
-        wanted("qwen@gpu1", port=8002, args={"max_model_len": 8192}),
+        wanted("qwen@gpu1", port=8002, args={"max_model_len": 8192}, rollout=TWO),
         wanted("gemma@gpu1", port=8003),
-        wanted("qwen@gpu2", port=8002),
+        wanted("qwen@gpu2", port=8002, rollout=TWO),
         replace(wanted("old@gpu2", port=8004), state=DesiredState.ABSENT),
-        wanted("qwen@gpu9", port=8002),
+        wanted("qwen@gpu9", port=8002, rollout=TWO),
     )
 
 
@@ -69,6 +70,8 @@ def test_a_plan_reads_from_the_host_inward(busy: World) -> None:
         "  + start       qwen   absent\n"
         "gpu9\n"
         "  ? unreachable  connection refused (10.0.0.9:22)\n"
+        "waves\n"
+        "  qwen  gpu1: at most 2 of 3 down\n"
         "\n"
         "1 to start, 1 to retune, 1 blocked, 2 in sync; 1 host unreachable, 1 server wanted there and unknown."
         "   Next: vmreconcile apply"

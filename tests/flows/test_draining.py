@@ -165,6 +165,35 @@ def test_a_server_that_went_back_is_put_in_again(lb: Hooks, tmp_path: Path) -> N
     assert (told.kind, told.evidence) == ("died", "a line | no pool")
 
 
+def test_a_retune_that_goes_back_is_put_in_again(lb: Hooks, tmp_path: Path) -> None:
+    """Taken out once, put in once it is ready on its old settings; on the port where it listens then."""
+    there = retuned(running(lb))
+    host = there.hosts["h1"]
+    start = host.kernel._behaviour
+
+    def behave(slug: str, argv: tuple[str, ...], version: str) -> Behaviour:
+        return Behaviour(exit_code=1) if "--seed" in argv else start(slug, argv, version)
+
+    host.kernel._behaviour = behave  # type: ignore[method-assign]
+    outcome = apply(there)
+    assert statuses(outcome) == {"m@h1": "rolled_back"}
+    assert ran(tmp_path) == ["before_stop retune", "after_ready retune"]
+    there.change(lambda server: replace(server, hooks=Hooks(after_ready="echo no pool; exit 2")))
+    outcome = apply(there)
+    assert statuses(outcome) == {"m@h1": "rolled_back"}
+    assert failure(outcome).summary.endswith("but its after_ready hook failed: exit status 2")
+
+
+def test_a_hook_that_refuses_the_stop_leaves_what_runs(tmp_path: Path) -> None:
+    """Nothing was tried, so nothing goes back, and nothing is noted."""
+    there = retuned(running(Hooks(before_stop="exit 1")))
+    pids = there.pids()
+    assert statuses(apply(there)) == {"m@h1": "failed"}
+    assert there.pids() == pids
+    assert len(there.hosts["h1"].history("m")) == 1
+    assert ran(tmp_path) == []
+
+
 def test_what_fails_while_it_still_serves_puts_it_back(lb: Hooks, tmp_path: Path) -> None:
     """Files that cannot be written take nothing down: the server goes back into the balancer."""
     there = retuned(running(lb))

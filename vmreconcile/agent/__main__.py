@@ -109,18 +109,25 @@ def answering(name: str) -> Answering:
         from .lock import lock as found  # noqa: PLC0415 - as above
     elif name == "gate":
         from .gate import gate as found  # noqa: PLC0415 - as above
-    elif name == "checkpoint":
-        from .checkpoint import checkpoint as found  # noqa: PLC0415 - as above
+    elif name == "revisions":
+        from .history import revisions as found  # noqa: PLC0415 - as above
+    elif name == "log":
+        from .logs import log as found  # noqa: PLC0415 - as above
+    else:
+        return _about_models(name)
+    return found
+
+
+def _about_models(name: str) -> Answering:
+    """As `answering`, for what is asked about models' files, the Hub and the host itself."""
+    if name == "checkpoint":
+        from .checkpoint import checkpoint as found  # noqa: PLC0415 - each run loads only what it uses
     elif name == "checkup":
         from .checkup import checkup as found  # noqa: PLC0415 - as above
     elif name == "fetch":
         from .fetch import fetch as found  # noqa: PLC0415 - as above
     elif name == "hub-check":
         from .hub import hub_check as found  # noqa: PLC0415 - as above
-    elif name == "revisions":
-        from .history import revisions as found  # noqa: PLC0415 - as above
-    elif name == "log":
-        from .logs import log as found  # noqa: PLC0415 - as above
     else:
         raise Problem("bad-request", "no request is called {!r}".format(name[:40]))
     return found

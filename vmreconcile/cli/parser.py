@@ -164,7 +164,8 @@ def _restart(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _history(commands: argparse._SubParsersAction[Parser]) -> None:
-    _servers(add_command(commands, "history", "what servers ran with: when, by whom, from which commit"), save=False)
+    command = add_command(commands, "history", "what servers ran with: when, by whom, from which commit")
+    command.add_argument("servers", nargs="+", metavar="NAME[@HOST]")
 
 
 def _rollback(commands: argparse._SubParsersAction[Parser]) -> None:

@@ -21,9 +21,7 @@ QUIET = ("-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false")
 
 def author_of(models: Path, environ: Mapping[str, str]) -> Author:
     """The person at this controller, and the commit of the folder of models."""
-    return Author(
-        who=whoami(), commit=_commit(models, environ), tool=__version__
-    )
+    return Author(who=whoami(), commit=_commit(models, environ), tool=__version__)
 
 
 def _commit(models: Path, environ: Mapping[str, str]) -> str:

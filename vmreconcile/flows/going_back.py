@@ -22,6 +22,7 @@ from vmreconcile.core.stepping import bringing_up, stops_of
 from vmreconcile.effects.fleet import Look
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
+from vmreconcile.flows.draining import back_in
 from vmreconcile.flows.keeping import keep_failed, revisions_of
 from vmreconcile.flows.mending import settled
 from vmreconcile.flows.ready import NotReady
@@ -87,7 +88,7 @@ def go_back(change: Change, failure: Failure, run: Run, bring_up: Callable[[Chan
         UnreachableError: the host was lost.
     """
     wanted = run.desired.get(change.server)
-    if wanted is None or change.gate is None or failure.kind in {*SERVES, *NOT_OURS_TO_MEND}:
+    if wanted is None or change.gate is None or failure.untouched or failure.kind in {*SERVES, *NOT_OURS_TO_MEND}:
         return
     try:
         revisions = revisions_of(change.server, run.fleet)
@@ -104,7 +105,7 @@ def go_back(change: Change, failure: Failure, run: Run, bring_up: Callable[[Chan
             _more(failure, f"what it ran before cannot be read ({error}), so it is not brought back")
         ) from None
     if _untouched(failed, good):
-        return
+        raise NotReady(replace(failure, untouched=True))
     if not _was_good(change):
         if failed.observed.record is None:
             return  # nothing was begun
@@ -236,7 +237,7 @@ def _carry_out(
         second = Failure(kind=error.kind, summary=str(error), remedy=error.remedy)
     else:
         told = f"{differing}; it is back on revision {good.number}{older}, ready"
-        raise RolledBack(_more(failed.failure, told))
+        raise RolledBack(back_in(change, _more(failed.failure, told), run))
     _leave_stopped(failed, run)
     told = f"{differing}; going back to revision {good.number} failed too, and it is left stopped: {second.summary}"
     both = " | ".join(text for text in (failed.failure.evidence, second.evidence) if text)
