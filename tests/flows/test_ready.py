@@ -111,13 +111,14 @@ def test_arguments_that_vllm_refuses_are_told() -> None:
 
 @BOTH
 def test_a_wedged_server_is_not_ready(systemd: int | None) -> None:
-    """/health says 200 and no completion comes: too late, said why, left as it is."""
+    """/health says 200 and no completion comes: too late, said why, stopped and left stopped."""
     there = failing(Behaviour(completes=False), timeout=0.02, systemd=systemd)
     found = failure(apply(there))
     assert found.kind == "startup_timeout"
     assert "was not ready within 0.02 s: no completion: /v1/completions: no answer" in found.summary
-    assert "left as it is" in found.remedy
-    assert there.pids()
+    assert found.summary.endswith("; it never was good, and is left stopped")
+    assert "left as it" not in found.remedy
+    assert not there.pids()
 
 
 def test_health_alone_is_enough_where_that_was_asked_for() -> None:
@@ -135,7 +136,7 @@ def test_health_alone_is_enough_where_that_was_asked_for() -> None:
 def test_a_server_that_is_late_is_told_as_it_was_seen_last(behaviour: Behaviour, words: str) -> None:
     """The remedy names the setting that gives it more time."""
     found = failure(apply(failing(behaviour, timeout=0.02)))
-    assert found.summary == f"m@h1 was not ready within 0.02 s: {words}"
+    assert found.summary == f"m@h1 was not ready within 0.02 s: {words}; it never was good, and is left stopped"
     assert "health.startup_timeout is not set in models.d/m.yaml; m@h1 on host h1" in found.remedy
 
 

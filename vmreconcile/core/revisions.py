@@ -16,8 +16,9 @@ from vmreconcile.model.observed import ObservedServer
 from vmreconcile.model.plan import Field
 from vmreconcile.model.revision import Kept, Revision, to_json
 from vmreconcile.model.secret import HIDDEN
-from vmreconcile.model.showing import masked
+from vmreconcile.model.showing import masked, printable
 from vmreconcile.model.steps import KEEP, Keep
+from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.catalogue import catalogue_for
 from vmreconcile.vllm.command import SECRET_ARGUMENTS, Command, differences, from_argv
 
@@ -121,6 +122,18 @@ def changed_fields(before: Kept, after: Kept, wanted: DesiredServer | None = Non
         fields.append(Field(path=path, before=words[before.credential], after=words[after.credential]))
     fields += _env_fields(dict(before.entries), dict(after.entries))
     return tuple(replace(each, origin=_origin(each.path, wanted)) for each in fields)
+
+
+def fields_text(fields: Iterable[Field]) -> str:
+    """`args.max_model_len 4096 → 8192 (models.d/m.yaml:9)` for each, for a person."""
+    return ", ".join(
+        f"{field.path} {_brief(field.before)} → {_brief(field.after)}" + (f" ({field.origin})" if field.origin else "")
+        for field in fields
+    )
+
+
+def _brief(value: JsonValue) -> str:
+    return "(none)" if value is None else printable(str(value))
 
 
 def _line(kept: Kept) -> str:

@@ -5,6 +5,7 @@ Decides that from what the host kept; how steps are sent and a server is proven 
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from vmreconcile.core.blocks import block_of
 from vmreconcile.core.gates import gate_of
 from vmreconcile.core.phases import phase_of, runtime_of
 from vmreconcile.core.planning import subject_of
-from vmreconcile.core.revisions import changed_fields, is_running, kept_of, newest_good, tried_digest
+from vmreconcile.core.revisions import changed_fields, fields_text, is_running, kept_of, newest_good, tried_digest
 from vmreconcile.core.reviving import CannotGoBackError, as_wanted, executable_of, literal, other_version
 from vmreconcile.core.staleness import digest_of
 from vmreconcile.core.stepping import bringing_up, stops_of
@@ -32,12 +33,14 @@ from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.outcome import Failure
 from vmreconcile.model.plan import Action, Change, Field, Reason
 from vmreconcile.model.revision import Kept, Revision
-from vmreconcile.model.showing import printable
 from vmreconcile.model.steps import WriteRecord
 from vmreconcile.model.values import JsonValue
 
 SERVES = frozenset({"still_differs"})
 """Failures of a server that serves all the same: it is not taken down again for them."""
+
+LEFT_AS_IT_IS = re.compile(r" ?\(it was left as it is\)|it was left as it is; ")
+"""What a gate says of a server that it did not stop (`flows/ready.py`)."""
 
 NOT_OURS_TO_MEND = frozenset({"moved", "locked"})
 """Failures behind which another run is at work."""
@@ -107,12 +110,25 @@ def go_back(change: Change, failure: Failure, run: Run, bring_up: Callable[[Chan
     if _untouched(failed, good):
         raise NotReady(replace(failure, untouched=True))
     if not _was_good(change):
-        if failed.observed.record is None:
-            return  # nothing was begun
-        keep_failed(failed.server, failed.kept, failure.kind, run)
+        _give_up(failed, run)
+    else:
+        _bring_back(failed, good, run, bring_up)
+
+
+def _give_up(failed: Failed, run: Run) -> None:
+    """Leave a start stopped that never was good, whatever it may still be at; nothing to do where none was begun.
+
+    Raises:
+        NotReady: it had to be stopped for that.
+    """
+    if failed.observed.record is None:
+        return
+    keep_failed(failed.server, failed.kept, failed.failure.kind, run)
+    if failed.change.action is not Action.START or failed.observed.process is None:
         _note_in_record(failed, run)
         return
-    _bring_back(failed, good, run, bring_up)
+    _leave_stopped(failed, run)
+    raise NotReady(_more(failed.failure, "it never was good, and is left stopped"))
 
 
 def _was_good(change: Change) -> bool:
@@ -224,7 +240,7 @@ def _carry_out(
         NotReady: not.
     """
     change, run = back
-    differing = _shown(fields)
+    differing = fields_text(fields)
     version = other_version(good, failed.host)
     older = f", now with vLLM {version}" if version else ""
     first = failed.failure.summary.removeprefix(f"{failed.server} ")
@@ -301,17 +317,6 @@ def failed_json(failed: Failed, good: Revision | None) -> dict[str, JsonValue]:
 
 
 def _more(failure: Failure, told: str) -> Failure:
-    """The failure with what came of it."""
-    return replace(failure, summary=f"{failure.summary}; {told}")
-
-
-def _shown(fields: tuple[Field, ...]) -> str:
-    """`args.max_model_len 4096 → 8192 (models.d/m.yaml:9)`, for each."""
-    return ", ".join(
-        f"{field.path} {_value(field.before)} → {_value(field.after)}" + (f" ({field.origin})" if field.origin else "")
-        for field in fields
-    )
-
-
-def _value(value: JsonValue) -> str:
-    return "(none)" if value is None else printable(str(value))
+    """The failure with what came of it; who was left as it is so far is not any more."""
+    remedy = LEFT_AS_IT_IS.sub("", failure.remedy)
+    return replace(failure, summary=f"{failure.summary}; {told}", remedy=remedy)
