@@ -5,6 +5,7 @@ What may begin when: `core/rollout/course.py`. One server: `flows/acting.py`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import queue
 import threading
@@ -143,14 +144,18 @@ class _Rollout:
             pause = self.course.wakes(now)
             if self.course.working:
                 self._hear(pause)
-            elif stopping or pause is None:
-                break
-            else:
+            elif pause is not None and not stopping:
                 self.run.stopping.wait(pause)
-        held = self.course.held()
-        for unit in list(self.course.waiting):
+            elif self.course.waiting:
+                self._give_up()
+            else:
+                break
+
+    def _give_up(self) -> None:
+        """Nothing is at work, and nothing may begin: tell of what cannot be done, so that what waits behind it can."""
+        for unit, held in self.course.give_up().items():
             for change in unit.changes:
-                self._ends(_held(change, held[change.server], self.run))
+                self._ends(_held(change, held, self.run))
 
     def _hear(self, longest: float | None) -> None:
         """Wait until a unit is done, or a pause over, and note what came of it."""
@@ -168,7 +173,7 @@ class _Rollout:
         }
         self.course.end(done.unit, ended, time.monotonic())
         if not self.course.left[host] and done.unit.changes and (self.course.working or self.course.waiting):
-            threading.Thread(target=self.run.fleet.release, args=(host,), daemon=True).start()  # others may have it now
+            threading.Thread(target=self._release, args=(host,), daemon=True).start()  # others may have it now
         if done.lost is not None:
             self.lost.setdefault(host, lost_host(host, done.lost))
             self._drop(done, host)
@@ -200,6 +205,11 @@ class _Rollout:
             self.finished.put(_Done(unit, error=error))
         else:
             self.finished.put(_Done(unit, done.results, refused=refused))
+
+    def _release(self, host: str) -> None:
+        """Let a host go whose work is done; whatever comes of it, the lock ends with the session at the latest."""
+        with contextlib.suppress(Exception):
+            self.run.fleet.release(host)
 
     def _open(self, host: str) -> Failure | None:
         """Before anything else on a host: hold it; fetch models for servers that ask for it, while all still runs."""

@@ -56,6 +56,11 @@ def course(
     return found
 
 
+def held(found: Course) -> dict[str, Any]:
+    """What is given up, by server."""
+    return {str(server): why for unit, why in found.give_up().items() for server in unit.servers}
+
+
 def names(units: list[Unit]) -> str:
     """The hosts that something begins on."""
     return " ".join(str(server).removeprefix("m@") for unit in units for server in sorted(unit.servers))
@@ -128,9 +133,9 @@ def test_a_server_that_stays_down_holds_the_others() -> None:
     away = (ServerId.parse("m@h3"),)
     found = course([retune("m@h1"), retune("m@h2")], of(3), unreachable_servers=away)
     assert go(found) == ""
-    held = found.held()[ServerId.parse("m@h1")]
-    assert held.kind == "max_unavailable"
-    assert held.why == "1 of 3 servers of m are down already (m@h3), and rollout.max_unavailable allows 1"
+    why = held(found)["m@h1"]
+    assert why.kind == "max_unavailable"
+    assert why.why == "1 of 3 servers of m are down already (m@h3), and rollout.max_unavailable allows 1"
 
 
 def test_canaries_go_first_and_alone() -> None:
@@ -145,8 +150,8 @@ def test_a_failed_canary_stops_the_rollout() -> None:
     found = course([retune(f"m@h{at}") for at in (1, 2, 3)], of(3, canary=1, max_failures=2))
     assert go(found, BACK) == "h1"
     assert go(found) == ""
-    held = found.held()[ServerId.parse("m@h2")]
-    assert (held.kind, "canary must be ready" in held.why) == ("rollout_stopped", True)
+    why = held(found)["m@h2"]
+    assert (why.kind, "canary must be ready" in why.why) == ("rollout_stopped", True)
 
 
 def test_the_pause_is_kept_between_waves_only() -> None:
@@ -169,9 +174,9 @@ def test_failures_stop_the_model_and_nobody_else() -> None:
     found.end(units[0], dict.fromkeys(units[0].servers, BACK), 0.0)
     found.end(units[1], dict.fromkeys(units[1].servers, WELL), 0.0)
     assert go(found) == "n@h5"
-    held = found.held()
-    assert {str(server) for server in held} == {"m@h2", "m@h3"}
-    assert "m@h1 failed, and rollout.max_failures is 0" in held[ServerId.parse("m@h2")].why
+    whys = held(found)
+    assert set(whys) == {"m@h2", "m@h3"}
+    assert "m@h1 failed, and rollout.max_failures is 0" in whys["m@h2"].why
 
 
 def test_max_failures_is_how_many_may_fail() -> None:
@@ -186,7 +191,7 @@ def test_a_limit_for_the_run_stops_everything() -> None:
     found = course(changes, [wanted("m@h1"), wanted("n@h1"), wanted("o@h1")], Limits(max_failures=0))
     assert go(found, FAILED) == "h1"
     assert go(found) == ""
-    assert "more than --max-failures 0" in found.held()[ServerId.parse("n@h1")].why
+    assert "more than --max-failures 0" in held(found)["n@h1"].why
 
 
 def test_limits_of_hosts_and_of_the_run_hold_over_models() -> None:
@@ -229,7 +234,7 @@ def test_a_lost_host_counts_as_down() -> None:
     found.end(first, {}, 0.0)
     assert names(found.drop("h1", lost=True)) == "n@h1"
     assert go(found) == ""
-    assert found.held()[ServerId.parse("m@h2")].kind == "max_unavailable"
+    assert held(found)["m@h2"].kind == "max_unavailable"
 
 
 def test_stops_that_are_wanted_need_no_budget() -> None:
@@ -279,3 +284,13 @@ def test_the_usual_number_of_changes() -> None:
     """A third of the servers, at least three."""
     many = tuple(retune(f"m@h{at}") for at in range(30))
     assert [usual_changes(Plan(changes=many[:count])) for count in (1, 9, 12, 30)] == [3, 3, 4, 10]
+
+
+def test_what_waits_behind_one_that_is_held_back_goes_on() -> None:
+    """A pair that swaps ports is held by a budget; the server behind it on the same GPU needs nothing of it."""
+    changes = [retune("a@h1", early=True), retune("c@h1", early=True), retune("b@h1")]
+    servers = [wanted(f"{name}@h1") for name in "abc"] + [wanted("c@h2")]
+    found = course(changes, servers, unreachable_servers=(ServerId.parse("c@h2"),))
+    assert go(found) == ""
+    assert set(held(found)) == {"a@h1", "c@h1"}
+    assert go(found) == "b@h1"

@@ -52,6 +52,7 @@ class Held:
 
 
 RAISE = "bring up what is down, or allow more to be down at once; a server that is not to run: state: stopped"
+BEHIND = "what goes before it on its host could not be done"
 GO_ON = "mend what failed, then run apply again: it goes on from what is there"
 
 
@@ -113,9 +114,17 @@ class Course:
         pauses = [self.rolling[model].resumes - now for model in models]
         return min((pause for pause in pauses if pause > 0), default=None)
 
-    def held(self) -> dict[ServerId, Held]:
-        """Why what is left cannot be done, once nothing is at work and no pause ends."""
-        return {server: self._why(unit) for unit in self.waiting for server in unit.servers}
+    def give_up(self) -> dict[Unit, Held]:
+        """What cannot be done, and why, once nothing is at work and no pause ends; it waits no more, others may go on.
+
+        Those that only wait for one of these are not among them, as long as there are others.
+        """
+        found = {unit: self._why(unit) for unit in self.waiting}
+        stuck = {unit: held for unit, held in found.items() if held.why != BEHIND} or found
+        for unit in stuck:
+            del self.waiting[unit]
+            self._forget(unit)
+        return stuck
 
     def beside(self, unit: Unit) -> list[Unit]:
         """What comes later on the GPUs of a unit."""
@@ -200,7 +209,7 @@ class Course:
         for budget in self._budgets(more):
             if len(budget.servers & (self.down | more)) > budget.limit:
                 return Held("max_unavailable", _spent(budget, sorted(budget.servers & self.down)), RAISE)
-        return Held("not_freed", "what goes before it on its host could not be done", GO_ON)
+        return Held("not_freed", BEHIND, GO_ON)
 
 
 def _spent(budget: Budget, away: list[ServerId]) -> str:

@@ -23,7 +23,8 @@ def waves_of(plan: Plan, wanted: Wanted, limits: Limits) -> tuple[tuple[Waves, .
     canaries: dict[str, int] = {}
     found: dict[str, list[tuple[ServerId, ...]]] = {}
     now = 0.0
-    while True:
+    blocks: dict[ServerId, Block] = {}
+    while course.waiting:
         while begun := course.begin(now):
             for model, rolling in course.rolling.items():
                 if rolling.wave:
@@ -32,13 +33,12 @@ def waves_of(plan: Plan, wanted: Wanted, limits: Limits) -> tuple[tuple[Waves, .
             for unit in begun:
                 course.end(unit, {change.server: WELL for change in unit.changes}, now)
         pause = course.wakes(now)
-        if pause is None:
-            break
-        now += pause
-    blocks = {
-        server: Block(reason=Reason.MAX_UNAVAILABLE, note=held.why, remedy=held.remedy)
-        for server, held in course.held().items()
-    }
+        if pause is not None:
+            now += pause
+            continue
+        for unit, held in course.give_up().items():
+            block = Block(reason=Reason.MAX_UNAVAILABLE, note=held.why, remedy=held.remedy)
+            blocks |= dict.fromkeys(unit.servers, block)
     return tuple(_shown(waves, canaries[model], wanted) for model, waves in sorted(found.items())), blocks
 
 
