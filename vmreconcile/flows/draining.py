@@ -15,7 +15,8 @@ from vmreconcile.core.phases import phase_of
 from vmreconcile.effects.hooks import Hook, HookError, run_hook
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError, VmreconcileError
-from vmreconcile.flows.ready import Interrupted, NotReady
+from vmreconcile.flows.failing import NotReady
+from vmreconcile.flows.ready import Interrupted
 from vmreconcile.flows.run import Run
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.observed import ObservedServer, Phase

@@ -24,9 +24,9 @@ from vmreconcile.effects.fleet import Look
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
 from vmreconcile.flows.draining import back_in
+from vmreconcile.flows.failing import NotReady
 from vmreconcile.flows.keeping import keep_failed, revisions_of
 from vmreconcile.flows.mending import settled
-from vmreconcile.flows.ready import NotReady
 from vmreconcile.flows.run import Expected, Run, send_steps
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer
