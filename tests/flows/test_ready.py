@@ -38,7 +38,7 @@ UNKNOWN = (
 
 def failing(behaviour: Behaviour, *, timeout: float = 60.0, completion: bool = True, **options: object) -> World:
     """One server that behaves so."""
-    health = Health(startup_timeout=timeout, completion=completion)
+    health = Health(startup_timeout=timeout, completion=completion, soak=0.0)
     there = world(wanted(health=health), **options)
     there.hosts["h1"].kernel.behaviours["m"] = behaviour
     return there
@@ -142,7 +142,7 @@ def test_a_server_that_is_late_is_told_as_it_was_seen_last(behaviour: Behaviour,
 
 def test_a_late_server_is_told_with_the_place_of_what_its_log_shows() -> None:
     """Still there, but its engine is gone: the cause, and the line that sets it."""
-    there = world(wanted(args={"gpu_memory_utilization": 0.2}, health=Health(startup_timeout=0.02)))
+    there = world(wanted(args={"gpu_memory_utilization": 0.2}, health=Health(startup_timeout=0.02, soak=0.0)))
     there.hosts["h1"].kernel.behaviours["m"] = Behaviour(ready_after=1e9, log=NO_KV)
     found = failure(apply(there))
     assert found.kind == "no_kv_memory"

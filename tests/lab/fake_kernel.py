@@ -96,6 +96,8 @@ class Kernel:
         self.files: dict[str, FakeFile] = {}
         self.processes: dict[int, FakeProcess] = {}
         self.logs: dict[str, list[str]] = {}
+        self.log_times: dict[str, float] = {}
+        """When a log was written, where a test says it."""
         self.installed = dict({"": ("/usr/local/bin/vllm", "0.32.0")} if installed is None else installed)
         self.behaviours: dict[str, Behaviour] = {}
         self.gpus = FakeGpus(name, self.processes)
@@ -238,5 +240,7 @@ def port_of(argv: tuple[str, ...]) -> int:
 
 
 def model_of(argv: tuple[str, ...]) -> str:
-    """The model in a vLLM's arguments."""
+    """The name of the model that a vLLM with these arguments serves."""
+    if "--served-model-name" in argv:
+        return argv[argv.index("--served-model-name") + 1]
     return argv[argv.index("serve") + 1] if "serve" in argv else ""

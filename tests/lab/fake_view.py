@@ -75,7 +75,11 @@ def _server(host: FakeHost, slug: str, request: Json) -> Json:
         "unit": unit,
         "env_file": _env_file(host, slug, salt) if file else None,
         "endpoint": _endpoint(host, slug, root, metrics=bool(request.get("metrics"))) if root else None,
-        "log": {"kind": "journal" if runtime == "systemd" else "file", "path": f"{host.state}/log/{slug}.log"},
+        "log": {
+            "kind": "journal" if runtime == "systemd" else "file",
+            "path": f"{host.state}/log/{slug}.log",
+            "written_at": host.kernel.log_times.get(slug),
+        },
     }
 
 

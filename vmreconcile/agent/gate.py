@@ -1,4 +1,4 @@
-"""The request `gate`: is a server really serving? Health, its models, and one real token.
+"""The request `gate`: is a server really serving? Health, its models, and one real answer.
 
 /health stays 200 on a wedged engine, so only a completion counts (vllm#39863). The API key never leaves the host, and
 is shown only to a port that our own process listens on.
@@ -22,12 +22,17 @@ if TYPE_CHECKING:
 
     from .frames import Channel
 
-ATTEMPTS = (
+GENERATE = (
     ("/v1/completions", {"prompt": "1", "max_tokens": 1, "temperature": 0}),
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "1"}], "max_tokens": 1, "temperature": 0}),
+)
+POOL = (
     ("/v1/embeddings", {"input": "1"}),
     ("/pooling", {"input": "1"}),
+    ("/classify", {"input": "1"}),
+    ("/score", {"text_1": "1", "text_2": "1"}),
 )
+NO_ROUTE = (404, 405)  # a task that the server does not have has no route (0.32.0), or says so with 400 (older)
 NOT_THIS_ONE = (400, 404, 405, 422, 501)
 SHOWN = 300
 
@@ -40,8 +45,9 @@ def gate(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
     """
     del channel, progress
     slug, port, address = request.get("slug"), request.get("port"), request.get("address", "")
-    timeout = request.get("timeout", 30.0)
+    timeout, named, runner = request.get("timeout", 30.0), request.get("model"), request.get("runner", "")
     good = is_slug(slug) and type(port) is int and 0 < port < 65536 and isinstance(address, str)
+    good = good and (named is None or isinstance(named, str)) and isinstance(runner, str)
     if not good or not isinstance(timeout, (int, float)) or not 0 < timeout <= 3600:
         raise Problem("bad-request", "gate needs slug, address, port and timeout")
     until = time.monotonic() + timeout
@@ -58,11 +64,13 @@ def gate(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
     answer["problem"] = health.problem or None
     listed = models.json() if models.status == 200 else None
     answer["models"] = parse_models(listed)
-    name = _first_model(listed)
+    name = named or _first_model(listed)
     if asked and health.status != 200:
         answer["completion"] = _failed(health.problem or "/health says {}".format(health.status))
+    elif asked and not name:
+        answer["completion"] = _failed("/v1/models names no model")
     elif asked:
-        answer["completion"] = complete(where, name, key, until) if name else _failed("/v1/models names no model")
+        answer["completion"] = complete(where, (name, runner), key, until)
     return answer
 
 
@@ -98,23 +106,31 @@ def _failed(problem: str, seconds: float = 0.0) -> dict[str, Any]:
     return {"ok": False, "seconds": round(seconds, 3), "problem": masks.mask_text(problem)[:SHOWN]}
 
 
-def complete(where: tuple[str, int], model: str, key: str, until: float) -> dict[str, Any]:
-    """Ask for one token, by the first of the routes that this model serves."""
+def questions(runner: str) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """What proves that a model works, in the order to be tried: each a path and a body, without the model's name."""
+    return POOL + GENERATE if runner == "pooling" else GENERATE + POOL
+
+
+def complete(where: tuple[str, int], what: tuple[str, str], key: str, until: float) -> dict[str, Any]:
+    """Ask the model (name, runner) one thing, one token where it writes, by the first of the routes that it serves."""
     begun = time.monotonic()
-    said = ""
-    for path, body in ATTEMPTS:
+    missing = said = ""
+    for path, body in questions(what[1]):
         left = until - time.monotonic()
         if left <= 0:
             break
-        exchange = Exchange(*where, path, key, jsontext.dumps(dict(body, model=model)).encode("ascii"))
+        exchange = Exchange(*where, path, key, jsontext.dumps(dict(body, model=what[0])).encode("ascii"))
         fetch([exchange], left)
         if exchange.status == 200:
             return {"ok": True, "seconds": round(time.monotonic() - begun, 3), "problem": None, "path": path}
-        what = exchange.problem or "status {} {}".format(
+        told = exchange.problem or "status {} {}".format(
             exchange.status, exchange.body[:SHOWN].decode("utf-8", "replace")
         )
-        said = said or "{}: {}".format(path, what)
+        told = "{}: {}".format(path, told)
         if exchange.status not in NOT_THIS_ONE:
-            said = "{}: {}".format(path, what)
+            said = told
             break
-    return _failed(said or "no time left", time.monotonic() - begun)
+        missing = missing or told
+        if exchange.status not in NO_ROUTE:
+            said = said or told
+    return _failed(said or missing or "no time left", time.monotonic() - begun)

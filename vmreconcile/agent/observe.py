@@ -190,7 +190,11 @@ class Observation:
             "unit": unit,
             "env_file": self._env_file(slug),
             "endpoint": self.endpoints.get(slug),
-            "log": {"kind": "journal" if journal else "file", "path": None if journal else self.folders.log(slug)},
+            "log": {
+                "kind": "journal" if journal else "file",
+                "path": None if journal else self.folders.log(slug),
+                "written_at": None if journal else proc.written_at(self.folders.log(slug)),
+            },
             "problems": self.survey.problems.get(slug, []),
         }
 

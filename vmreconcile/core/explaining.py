@@ -53,8 +53,9 @@ def _places(word: str, found: Explanation, server: DesiredServer) -> Iterator[st
         shown = showable(name, str(setting.value)) if setting else ""
         yield _said(word, shown, setting.origin if setting else None, server)
     else:
-        origin = server.origins.get(ORIGINS.get(word, word))
-        yield _said(word, _field(word, server), origin, server)
+        value = _field(word, server)
+        origin = None if value is None else server.origins.get(ORIGINS.get(word, word))
+        yield _said(word, value, origin, server)
 
 
 def _argument(name: str, server: DesiredServer) -> str:
@@ -78,7 +79,7 @@ def _field(word: str, server: DesiredServer) -> object:
         case "hf_token":
             return server.token or "null"
         case "health.startup_timeout":
-            return f"{server.health.startup_timeout:g}"
+            return None if server.health.startup_timeout is None else f"{server.health.startup_timeout:g}"
         case "vllm_executable":
             return printable(server.executable)
         case "gpus" if isinstance(server.gpus, tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vmreconcile.core.gates import extension_of, longest_wait
 from vmreconcile.model.observed import ObservedServer, Phase
 from vmreconcile.runtimes.base import Runtime
 from vmreconcile.runtimes.registry import RUNTIMES
@@ -10,7 +11,9 @@ from vmreconcile.runtimes.registry import RUNTIMES
 def phase_of(server: ObservedServer, now: float, startup_timeout: float) -> Phase:
     """The phase of one server; `now` and `startup_timeout` in seconds, on the host's clock.
 
-    A server that does not answer yet is starting until its startup_timeout is over, then unhealthy.
+    A server that does not answer yet is starting until its startup_timeout is over, then unhealthy. Beyond that time
+    it counts as starting for as long as a run would wait for it, if its log was written lately: that is all that one
+    look can tell of progress, and who restarts what another run still waits for does more harm than who comes late.
     """
     if server.process is None:
         return _without_process(server)
@@ -19,8 +22,15 @@ def phase_of(server: ObservedServer, now: float, startup_timeout: float) -> Phas
         return Phase.READY
     if endpoint is not None and endpoint.health is not None:
         return Phase.UNHEALTHY
-    young = now - server.process.started_at < startup_timeout
-    return Phase.STARTING if young else Phase.UNHEALTHY
+    age = now - server.process.started_at
+    limit = longest_wait(startup_timeout) if _logs(server, now, startup_timeout) else startup_timeout
+    return Phase.STARTING if age < limit else Phase.UNHEALTHY
+
+
+def _logs(server: ObservedServer, now: float, startup_timeout: float) -> bool:
+    """Whether the server's log was written within the time that progress is waited for."""
+    written = server.log_written_at
+    return written is not None and now - written < extension_of(startup_timeout)
 
 
 def runtime_of(server: ObservedServer) -> Runtime | None:

@@ -97,6 +97,7 @@ def _server(facts: Facts) -> ObservedServer:
         env_file=facts.one("env_file", _env_file),
         endpoint=facts.one("endpoint", _endpoint),
         log_path=facts.part("log").text("path"),
+        log_written_at=facts.part("log").maybe_number("written_at"),
         problems=facts.texts("problems"),
     )
 

@@ -11,7 +11,8 @@ from vmreconcile.errors import VmreconcileError
 from vmreconcile.flows.explaining import in_place, latest_start_of
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.desired import DesiredServer
-from vmreconcile.model.observed import HostView, ObservedServer
+from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import Endpoint, HostView, ObservedServer
 from vmreconcile.model.outcome import Failure
 from vmreconcile.model.plan import Change, Gate
 from vmreconcile.vllm.signatures import UNKNOWN, Explanation, cause, explain
@@ -81,13 +82,24 @@ def _leave_stopped(change: Change, host: HostView, observed: ObservedServer, fai
     return failure
 
 
-def too_late(wanted: DesiredServer, gate: Gate, problem: str, host: HostView, run: Run) -> Failure:
-    """Why a start that goes on still is not ready; it is left as it is."""
+def wrong_model(server: ServerId, gate: Gate, endpoint: Endpoint) -> Failure:
+    """What answers on the port, healthy, serves something else; it is left as it is."""
+    wanted, seen = (", ".join(names) for names in (gate.models, endpoint.models))
+    return Failure(
+        kind="wrong_model",
+        summary=f"{server} answers as {seen}, and should as {wanted}",
+        evidence=f"/v1/models on port {endpoint.port}: {seen}",
+        remedy=f"compare model and args.served_model_name with: vmreconcile show {server} (it was left as it is)",
+    )
+
+
+def too_late(wanted: DesiredServer, waited: float, problem: str, host: HostView, run: Run) -> Failure:
+    """Why a start that goes on still is not ready after `waited` seconds; it is left as it is."""
     found = explain(latest_start_of(wanted.id, run.fleet)) or TOO_LATE
     found = in_place(found, wanted.id, wanted, host)
     return Failure(
         kind=found.kind,
-        summary=f"{wanted.id} was not ready within {gate.timeout:g} s: {problem}",
+        summary=f"{wanted.id} was not ready within {waited:g} s: {problem}",
         evidence=found.evidence,
         remedy=f"{found.remedy} (it was left as it is; vmreconcile logs {wanted.id})",
     )

@@ -167,6 +167,8 @@ class ObservedServer:
     env_file: EnvFile | None = None
     endpoint: Endpoint | None = None
     log_path: str = ""
+    log_written_at: float | None = None
+    """When its log was last written, by the host's clock; None where it has none of its own (the journal)."""
     problems: tuple[str, ...] = ()
 
     @property
