@@ -45,6 +45,8 @@ class Behaviour:
     beside_gib: float = 3.0
     needs_gib: float = 0.5
     context: int = 8192
+    names: tuple[str, ...] = ()
+    """What /v1/models shows; (): as its arguments say."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -239,8 +241,11 @@ def port_of(argv: tuple[str, ...]) -> int:
     return 8000
 
 
-def model_of(argv: tuple[str, ...]) -> str:
-    """The name of the model that a vLLM with these arguments serves."""
+def models_of(process: FakeProcess) -> list[str]:
+    """The names under which a vLLM answers: those that it was given, else its model's; as the agent sorts them."""
+    argv, given = process.argv, []
     if "--served-model-name" in argv:
-        return argv[argv.index("--served-model-name") + 1]
-    return argv[argv.index("serve") + 1] if "serve" in argv else ""
+        words = argv[argv.index("--served-model-name") + 1 :]
+        given = [*itertools.takewhile(lambda word: not word.startswith("-"), words)]
+    own = argv[argv.index("serve") + 1] if "serve" in argv else ""
+    return sorted(process.behaviour.names or given or [own])

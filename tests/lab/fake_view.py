@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.lab.fake_kernel import FakeProcess, model_of, port_of
+from tests.lab.fake_kernel import FakeProcess, models_of, port_of
 from vmreconcile.agent import envfile
 from vmreconcile.core.fingerprints import fingerprint, shown
 from vmreconcile.model.secret import HIDDEN
@@ -153,9 +153,8 @@ def _endpoint(host: FakeHost, slug: str, root: FakeProcess, *, metrics: bool) ->
     silent = {"address": "127.0.0.1", "port": port, "health": None, "problem": f"not listening on port {port}"}
     if health is None:
         return {**silent, "version": None, "models": [], "metrics": None}
-    model = model_of(root.argv)
     length = root.behaviour.context if root.length is None else root.length
-    models = [{"id": model, "root": model, "max_model_len": length}]
+    models = [{"id": name, "root": name, "max_model_len": length} for name in models_of(root)]
     running = _requests(host, slug) if metrics else None
     said = {"requests_running": running, "requests_waiting": 0, "cache_config": dict(root.cache_config)}
     answered = {"version": root.version, "models": models, "metrics": said if running is not None else None}

@@ -35,6 +35,7 @@ class Patience:
     _next_look: float = field(init=False)
     _last_progress: float | None = None
     _asked_weights: bool = False
+    _told: bool = False
 
     def __post_init__(self) -> None:
         """Begin with what the gate says."""
@@ -50,18 +51,18 @@ class Patience:
 
     def is_over(self, waited: float) -> bool:
         """Whether a start that is not ready after `waited` seconds is given up."""
-        if waited < self._next_look:
+        if waited < min(self._next_look, self.deadline):
             return False
-        before = self.deadline
         self._look(waited)
         self._next_look = waited + self.timeout / LOOKS
         if waited >= self.timeout:
             self._weigh()
-        if waited < self.deadline:
-            if waited >= before == self.gate.timeout:
-                self.run.reporter.says(self.wanted.id, self._told(waited))
-            return False
-        return True
+        if waited >= self.deadline:
+            return True
+        if waited >= self.gate.timeout and not self._told:
+            self._told = True
+            self.run.reporter.says(self.wanted.id, self._news(waited))
+        return False
 
     def _look(self, waited: float) -> None:
         """See whether the log has come further since the last look."""
@@ -80,7 +81,7 @@ class Patience:
             if files is not None and files.tensors is not None:
                 self.timeout = max(self.timeout, with_weights(self.wanted, total_bytes(files.tensors)))
 
-    def _told(self, waited: float) -> str:
+    def _news(self, waited: float) -> str:
         if self._last_progress is None:
             return f"not ready after {waited:.0f} s; it has {self.timeout:.0f} s, for its weights are large"
         return (
