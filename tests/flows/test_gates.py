@@ -265,7 +265,7 @@ def test_what_a_person_wrote_does_not_grow() -> None:
     start = Start(
         wanted(health=Health(startup_timeout=900.0)), files=Checkpoint(config={}, tensors=tensors, source="tests")
     )
-    assert [waited for waited in range(0, 1000, 10) if start.patience.is_over(float(waited))][0] == 900
+    assert next(waited for waited in range(0, 1000, 10) if start.patience.is_over(float(waited))) == 900
 
 
 def test_a_start_whose_log_goes_on_is_not_taken_for_dead() -> None:

@@ -47,6 +47,8 @@ class Behaviour:
     context: int = 8192
     names: tuple[str, ...] = ()
     """What /v1/models shows; (): as its arguments say."""
+    stalled_s: float | None = None
+    """For how long a request has hung in it, where somebody looks."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from .endpoint import Exchange, fetch, parse_models
 from .folders import Folders, is_slug
 from .observe import option
 from .problems import Problem
+from .questions import NO_ROUTE, NOT_THIS_ONE, questions
 from .sockets import Listeners
 
 TYPE_CHECKING = False
@@ -22,18 +23,6 @@ if TYPE_CHECKING:
 
     from .frames import Channel
 
-GENERATE = (
-    ("/v1/completions", {"prompt": "1", "max_tokens": 1, "temperature": 0}),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "1"}], "max_tokens": 1, "temperature": 0}),
-)
-POOL = (
-    ("/v1/embeddings", {"input": "1"}),
-    ("/pooling", {"input": "1"}),
-    ("/classify", {"input": "1"}),
-    ("/score", {"text_1": "1", "text_2": "1"}),
-)
-NO_ROUTE = (404, 405)  # a task that the server does not have has no route (0.32.0), or says so with 400 (older)
-NOT_THIS_ONE = (400, 404, 405, 422, 501)
 SHOWN = 300
 
 
@@ -104,11 +93,6 @@ def _first_model(listed: Any) -> str:  # noqa: ANN401 - whatever the server says
 def _failed(problem: str, seconds: float = 0.0) -> dict[str, Any]:
     """A completion that was none."""
     return {"ok": False, "seconds": round(seconds, 3), "problem": masks.mask_text(problem)[:SHOWN]}
-
-
-def questions(runner: str) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """What proves that a model works, in the order to be tried: each a path and a body, without the model's name."""
-    return POOL + GENERATE if runner == "pooling" else GENERATE + POOL
 
 
 def complete(where: tuple[str, int], what: tuple[str, str], key: str, until: float) -> dict[str, Any]:

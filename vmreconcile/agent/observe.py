@@ -168,7 +168,7 @@ class Observation:
             else:
                 asked[slug] = (address, port, key)
         timeout, metrics = float(self.request.get("http_timeout", 2.0)), bool(self.request.get("metrics"))
-        found.update(endpoint.observed(asked, timeout, metrics=metrics))
+        found.update(endpoint.observed(asked, timeout, metrics=metrics, stalls=bool(self.request.get("stalls"))))
         return found
 
     def _server(self, slug: str) -> dict[str, Any]:

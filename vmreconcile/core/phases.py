@@ -19,7 +19,7 @@ def phase_of(server: ObservedServer, now: float, startup_timeout: float) -> Phas
         return _without_process(server)
     endpoint = server.endpoint
     if endpoint is not None and endpoint.health == 200:
-        return Phase.READY
+        return Phase.UNHEALTHY if endpoint.wedged else Phase.READY
     if endpoint is not None and endpoint.health is not None:
         return Phase.UNHEALTHY
     age = now - server.process.started_at

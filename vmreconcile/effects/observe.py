@@ -242,6 +242,7 @@ def _endpoint(facts: Facts) -> Endpoint:
         requests_running=metrics.maybe_number("requests_running"),
         requests_waiting=metrics.maybe_number("requests_waiting"),
         cache_config=metrics.strings("cache_config"),
+        stalled_s=facts.maybe_number("stalled_s"),
     )
 
 

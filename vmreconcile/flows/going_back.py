@@ -211,15 +211,16 @@ def _back(failed: Failed, good: Revision, run: Run) -> tuple[Change, Run]:
     block = block_of(subject, {})
     if block is not None:
         raise CannotGoBackError(f"revision {good.number} cannot start: {block.note}", remedy=block.remedy)
+    gate = gate_of(wanted, failed.observed, good.kept.placed)
     change = Change(
         server=server,
         action=failed.change.action,
         reason=Reason.ROLLED_BACK,
-        phase=phase_of(failed.observed, host.now, wanted.health.startup_timeout),
+        phase=phase_of(failed.observed, host.now, gate.timeout),
         disruptive=True,
         stops=stops_of(host, failed.observed, LEFT),
         steps=bringing_up(subject, BACK),
-        gate=gate_of(wanted),
+        gate=gate,
         placed=good.kept.placed,
         digest=digest_of(host, failed.observed),
     )

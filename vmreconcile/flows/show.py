@@ -46,7 +46,7 @@ def show_server(server: ServerId, prepared: Prepared) -> Shown:
         UsageError: it is neither wanted nor seen on its host.
     """
     wanted = next((each for each in prepared.inputs.desired.servers if each.id == server), None)
-    view = prepared.fleet.observe([server.host], once=True, metrics=True)
+    view = prepared.fleet.observe([server.host], once=True, metrics=True, stalls=True)
     host = view.hosts[0] if view.hosts else None
     observed = host.server(server.slug) if host else None
     if wanted is None and (observed is None or observed == ObservedServer(slug=server.slug)):

@@ -152,6 +152,13 @@ class Endpoint:
     requests_running: float | None = None
     requests_waiting: float | None = None
     cache_config: Mapping[str, str] = field(default_factory=dict)
+    stalled_s: float | None = None
+    """For how many seconds it has moved none of its requests and answered no new one; None: it works, or is idle."""
+
+    @property
+    def wedged(self) -> bool:
+        """Whether it says that it is healthy, and does nothing."""
+        return self.health == 200 and self.stalled_s is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,7 @@ class Reason(enum.StrEnum):
     TOKEN_CHANGED = "token_changed"  # noqa: S105 - a reason's name
     VERSION_CHANGED = "version_changed"
     UNHEALTHY = "unhealthy"
+    WEDGED = "wedged"
     REQUESTED = "requested"
     ROLLED_BACK = "rolled_back"
     UNIT_CHANGED = "unit_changed"
