@@ -98,7 +98,7 @@ class World:
 
     def observe(self) -> FleetView:
         """Look at every host."""
-        return self.fleet().observe(sorted(self.hosts))
+        return self.fleet().observe(sorted(self.hosts), stalls=True)
 
     def plan(self, **options: object) -> Plan:
         """Look and plan, in waves."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from vmreconcile.core.diff import Drift
+from vmreconcile.core.phases import stall_text
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.observed import Endpoint, ObservedServer, Phase
 from vmreconcile.model.plan import Action, Field, Reason
@@ -116,12 +117,14 @@ def _keep_running(observed: ObservedServer, phase: Phase, drift: Drift) -> Decis
 
 def _unwedge(endpoint: Endpoint, fields: tuple[Field, ...]) -> Decision:
     """Restart what is healthy and does nothing: its progress is what differs."""
-    seconds, running = endpoint.stalled_s or 0.0, int(endpoint.requests_running or 0)
-    stands = Field(path="progress", before=f"none for {seconds:.0f} s", after="some")
-    note = (
-        f"/health is 200, but {running} running request(s) did not move for {seconds:.0f} s, nor was one token answered"
+    stands = Field(path="progress", before=f"none for {endpoint.stalled_s or 0:.0f} s", after="some")
+    return Decision(
+        action=Action.RESTART,
+        reason=Reason.WEDGED,
+        disruptive=True,
+        fields=(stands, *fields),
+        note=stall_text(endpoint),
     )
-    return Decision(action=Action.RESTART, reason=Reason.WEDGED, disruptive=True, fields=(stands, *fields), note=note)
 
 
 def _settings_reason(fields: tuple[Field, ...]) -> Reason:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from vmreconcile.core.fingerprints import shown as showable
+from vmreconcile.core.phases import stall_text
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import Endpoint
 from vmreconcile.model.secret import HIDDEN
 from vmreconcile.model.showing import printable
 from vmreconcile.model.values import Origin, OriginKind
@@ -36,6 +38,17 @@ def located(found: Explanation, server: ServerId, wanted: DesiredServer | None) 
     places = [] if wanted is None else [place for word in found.settings for place in _places(word, found, wanted)]
     where = "; ".join([*dict.fromkeys(places), f"{server} on host {server.host}"])
     return replace(found, remedy=f"{remedy} ({where})")
+
+
+def wedged(server: ServerId, endpoint: Endpoint) -> Explanation:
+    """Of a server that is healthy and does nothing: no log tells it."""
+    return Explanation(
+        kind="wedged",
+        summary="it is healthy and does no work",
+        evidence=stall_text(endpoint),
+        line=0,
+        remedy=f"vmreconcile apply restarts it; what led to it may stand in: vmreconcile logs {server}",
+    )
 
 
 def _places(word: str, found: Explanation, server: DesiredServer) -> Iterator[str]:

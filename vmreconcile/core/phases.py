@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmreconcile.core.gates import extension_of, longest_wait
-from vmreconcile.model.observed import ObservedServer, Phase
+from vmreconcile.model.observed import Endpoint, ObservedServer, Phase
 from vmreconcile.runtimes.base import Runtime
 from vmreconcile.runtimes.registry import RUNTIMES
 
@@ -31,6 +31,12 @@ def _logs(server: ObservedServer, now: float, startup_timeout: float) -> bool:
     """Whether the server's log was written within the time that progress is waited for."""
     written = server.log_written_at
     return written is not None and now - written < extension_of(startup_timeout)
+
+
+def stall_text(endpoint: Endpoint) -> str:
+    """What was seen of a server that is healthy and does nothing."""
+    running, seconds = int(endpoint.requests_running or 0), endpoint.stalled_s or 0.0
+    return f"/health is 200, but no request moved for {seconds:.0f} s ({running} running), nor was one token answered"
 
 
 def runtime_of(server: ObservedServer) -> Runtime | None:
