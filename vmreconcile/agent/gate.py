@@ -14,7 +14,7 @@ from .endpoint import Exchange, fetch, parse_models
 from .folders import Folders, is_slug
 from .observe import option
 from .problems import Problem
-from .questions import NO_ROUTE, NOT_THIS_ONE, questions
+from .questions import NO_ROUTE, NO_SUCH_ROUTE, NOT_THIS_ONE, questions
 from .sockets import Listeners
 
 TYPE_CHECKING = False
@@ -114,7 +114,8 @@ def complete(where: tuple[str, int], what: tuple[str, str], key: str, until: flo
         if exchange.status not in NOT_THIS_ONE:
             said = told
             break
-        missing = missing or told
-        if exchange.status not in NO_ROUTE:
-            said = said or told
+        if exchange.status in NO_ROUTE and NO_SUCH_ROUTE in exchange.body:
+            missing = missing or told
+        else:
+            said = said or told  # a model that is not there is 404, too
     return _failed(said or missing or "no time left", time.monotonic() - begun)

@@ -17,6 +17,7 @@ POOL = (
     ("/score", {"text_1": "1", "text_2": "1"}),
 )
 NO_ROUTE = (404, 405)  # a task that the server does not have has no route (0.32.0), or says so with 400 (older)
+NO_SUCH_ROUTE = b'{"detail":'  # as FastAPI says it; what vLLM itself says has an "error"
 NOT_THIS_ONE = (400, *NO_ROUTE, 422, 501)
 
 
