@@ -123,6 +123,6 @@ def _complete(port: int) -> None:
     body = json.dumps({"model": "chat", "prompt": "x", "max_tokens": 500, "ignore_eos": True})
     with contextlib.suppress(OSError):
         for _ in range(30):
-            asking = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            asking.request("POST", "/v1/completions", body=body, headers={"Content-Type": "application/json"})
-            asking.getresponse().read()
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as asking:
+                asking.request("POST", "/v1/completions", body=body, headers={"Content-Type": "application/json"})
+                asking.getresponse().read()

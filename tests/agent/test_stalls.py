@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import threading
 import time
 from collections.abc import Iterator
@@ -172,11 +174,7 @@ def test_the_agent_itself_sees_it(world: World) -> None:
 
 def _post(port: int, headers: dict[str, str]) -> None:
     """Ask for a completion that never comes."""
-    import http.client  # noqa: PLC0415 - here only
-
-    asking = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
-    asking.request("POST", "/v1/completions", body='{"prompt": "x"}', headers=headers)
-    try:
-        asking.getresponse()
-    except OSError:
-        return
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as asking:
+        asking.request("POST", "/v1/completions", body='{"prompt": "x"}', headers=headers)
+        with contextlib.suppress(OSError):
+            asking.getresponse()
