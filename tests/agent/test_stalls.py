@@ -52,7 +52,7 @@ def server_of(simulator: Path, folder: Path, *words: str, **switches: str) -> It
 def look(server: Server) -> dict[str, object]:
     """What an observation tells of it."""
     where = ("127.0.0.1", server.port, "")
-    return endpoint.observed({"m": where}, 2.0, metrics=False, stalls=True)["m"]
+    return endpoint.observed({"m": where}, 2.0, metrics=False, stalls=stalls.stalled)["m"]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from . import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Sequence
+    from typing import Any, Callable, Sequence
 
 ANSWER_LIMIT = 1 << 23
 ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # noqa: S104 - turned into loopback
@@ -292,22 +292,25 @@ def parse_labels(text: str) -> dict[str, str]:
 
 
 def observed(
-    wanted: dict[str, tuple[str, int, str]], timeout: float, *, metrics: bool, stalls: bool
+    wanted: dict[str, tuple[str, int, str]],
+    timeout: float,
+    *,
+    metrics: bool,
+    stalls: Callable[..., dict[str, float]] | None,
 ) -> dict[str, dict[str, Any]]:
     """Health, version, models and, where asked for, metrics of servers given as slug → (address, port, key).
 
-    `stalls`: also whether those that have something to do are doing it.
+    `stalls` tells of those that have something to do, by address and key, a model and the page of metrics each, for
+    how long they do nothing (`stalls.stalled`).
     """
-    paths = ("/health", "/version", "/v1/models", *(["/metrics"] if metrics or stalls else []))
+    paths = ("/health", "/version", "/v1/models", *(["/metrics"] if metrics or stalls is not None else []))
     asked = {slug: [Exchange(*where[:2], path, where[2]) for path in paths] for slug, where in wanted.items()}
     fetch([in_turn(row) for row in asked.values()], timeout)
     found = {slug: _described(row) for slug, row in asked.items()}
     busy = [slug for slug, row in found.items() if row["models"] and (row["metrics"] or {}).get("requests_running")]
-    if stalls and busy:
-        from .stalls import stalled  # noqa: PLC0415 - only where something is under way
-
+    if stalls is not None and busy:
         names = {slug: found[slug]["models"][0]["id"] for slug in busy}
-        for slug, seconds in stalled(wanted, names, {slug: asked[slug][-1].body for slug in busy}).items():
+        for slug, seconds in stalls(wanted, names, {slug: asked[slug][-1].body for slug in busy}).items():
             found[slug]["stalled_s"] = seconds
     return found
 
