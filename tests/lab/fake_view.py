@@ -156,7 +156,7 @@ def _endpoint(host: FakeHost, slug: str, root: FakeProcess, request: Json) -> Js
     stalls, stalled = bool(request.get("stalls")), root.behaviour.stalled_s
     length = root.behaviour.context if root.length is None else root.length
     models = [{"id": name, "root": name, "max_model_len": length} for name in models_of(root)]
-    running = _requests(host, slug) if stalls or request.get("metrics") else None
+    running = _requests(host, slug) if request.get("metrics") else 0 if stalls else None
     running = running if stalled is None or running is None else max(1, running)
     said = {"requests_running": running, "requests_waiting": 0, "cache_config": dict(root.cache_config)}
     metrics = said if running is not None else None
