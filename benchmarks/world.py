@@ -237,6 +237,7 @@ hosts: gpu
 port: {port}
 state: {state}
 hf_token: null
+health: {{soak: 0}}
 args:
   max_model_len: 4096
   max_num_seqs: 64

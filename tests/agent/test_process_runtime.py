@@ -265,6 +265,27 @@ def test_gate(world: World) -> None:
     assert answer["completion"]["problem"] == "not listening on port 1"
 
 
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        ((), "/v1/completions"),
+        (("--runner", "pooling"), "/v1/embeddings"),
+        (("--runner", "pooling", "--convert", "classify"), "/pooling"),
+    ],
+)
+@pytest.mark.parametrize("runner", ["", "generate", "pooling"])
+def test_the_gate_finds_the_question_of_each_task(world: World, words: tuple[str, ...], path: str, runner: str) -> None:
+    """Whatever the settings say or leave out; of a model that is not there it says so, and not that a route is."""
+    world.start(*words)
+    world.ready()
+    asked = {"slug": SLUG, "address": "", "port": world.port, "completion": True, "timeout": 10}
+    completion = world.agent.ask("gate", **asked, model="a/model", runner=runner)[0]["completion"]
+    assert (completion["ok"], completion.get("path")) == (True, path)
+    completion = world.agent.ask("gate", **asked, model="b/model", runner=runner)[0]["completion"]
+    assert completion["ok"] is False
+    assert "The model `b/model` does not exist" in completion["problem"]
+
+
 def test_log(world: World) -> None:
     """The end of the log, masked; followed until the controller speaks."""
     world.start(env={"HF_TOKEN": "hf_" + "abcdefgh" * 4})

@@ -312,6 +312,28 @@ def test_restart_restarts_just_that(desk: Desk) -> None:
     assert desk.pids()["qwen@gpu2"] != pids["qwen@gpu2"]
 
 
+def test_status_and_plan_tell_of_a_wedged_server(desk: Desk) -> None:
+    """Its phase, what differs, what was seen, and what to do; a stop does not wait for that look."""
+    desk("apply", "-y")
+    root = desk.hosts["gpu1"].root("qwen")
+    assert root is not None
+    root.behaviour = Behaviour(stalled_s=26.3)
+    text = desk("status").out
+    assert re.search(r"qwen@gpu1 +unhealthy .* progress$", text, re.MULTILINE)
+    assert "qwen@gpu1: it is healthy and does no work (wedged)" in text
+    assert "  seen  /health is 200, but no request moved for 26 s" in text
+    rows = {row["server"]: row for row in desk("status", "--json").json["servers"]}
+    assert rows["qwen@gpu1"]["drift"] == [{"path": "progress", "before": "none for 26 s", "after": "some"}]
+    assert rows["qwen@gpu2"]["drift"] == []
+    (change,) = desk("plan", "--json").json["changes"]
+    assert (change["server"], change["action"], change["reason"]) == ("qwen@gpu1", "restart", "wedged")
+    assert "no request moved for 26 s" in desk("plan").out
+    assert desk("doctor", "qwen@gpu1").out.count("wedged") == 1
+    desk.hosts["gpu1"].requests.clear()
+    desk("stop", "qwen@gpu1", "--no-save")
+    assert not any(request.get("stalls") for request in desk.hosts["gpu1"].requests)
+
+
 def test_status_and_show_and_logs(desk: Desk) -> None:
     """Each for a person and for a script."""
     desk.hosts["gpu1"].kernel.behaviours["qwen"] = Behaviour(log=("one", "two", "Application startup complete."))

@@ -46,10 +46,15 @@ def test_every_step_has_its_row_in_the_wires_page() -> None:
 
 
 def test_every_class_of_failure_has_its_row() -> None:
-    """docs/troubleshooting.md has a row for each class that a log can show, and for an end that no class knows."""
+    """docs/troubleshooting.md has a row for each class that a log can show, and for those that no log shows."""
     text = (ROOT / "docs/troubleshooting.md").read_text()
     rows = set(re.findall(r"^\| [^|]+ \| `(\w+)`[^|]*\| [^|]+ \|$", text, re.MULTILINE))
-    assert {signature.kind for signature in signatures()} | {UNKNOWN, "startup_timeout"} == rows
+    assert {signature.kind for signature in signatures()} | {
+        UNKNOWN,
+        "startup_timeout",
+        "wrong_model",
+        "wedged",
+    } == rows
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

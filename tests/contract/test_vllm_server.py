@@ -5,6 +5,7 @@ The real one starts in 20 to 30 s, so its tests share one server and start six m
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ import pytest
 from tests.lab.server import Server, environment_of, running, session_of
 from tests.lab.tiny_model import ARGUMENTS, ENVIRONMENT, write_adapter, write_model
 from vmreconcile.agent.endpoint import parse_metrics
+from vmreconcile.agent.stalls import marks
 from vmreconcile.vllm.measured import figures_of
 
 pytestmark = pytest.mark.slow
@@ -255,6 +257,73 @@ def test_unknown_paths_and_methods(server: Server) -> None:
     """A path that is not there is 404, a method that is not taken 405."""
     assert server.ask("/nowhere").status == 404
     assert server.ask("/health", {}).status == 405
+
+
+def test_a_pooling_model(subject: Subject) -> None:
+    """Its names are shown as any model's; it has the routes of its task, and no others; a path is its own name."""
+    arguments = (*ARGUMENTS, "--runner", "pooling", "--convert", "embed")
+    log = subject.folder / "pooling.log"
+    with running(subject.vllm, str(subject.model), log, *arguments, env=ENVIRONMENT) as server:
+        server.wait_ready(subject.ready)
+        name = str(subject.model)
+        assert [card["id"] for card in server.ask("/v1/models").json()["data"]] == [name]
+        embedded = server.ask("/v1/embeddings", {"model": name, "input": "x"})
+        assert (embedded.status, embedded.json()["data"][0]["object"]) == (200, "embedding")
+        assert server.ask("/pooling", {"model": name, "input": "x"}).json()["data"][0]["object"] == "pooling"
+        scored = server.ask("/score", {"model": name, "text_1": "x", "text_2": "y"})
+        assert scored.json()["data"][0]["object"] == "score"
+        for path in ("/v1/completions", "/v1/chat/completions", "/classify"):
+            answer = server.ask(path, {"model": name, "input": "x", "prompt": "x"})
+            assert (answer.status, answer.json()) == (404, {"detail": "Not Found"})
+        assert server.ask("/v1/embeddings", {}).status in {400, 422}
+        refused = server.ask("/v1/embeddings", {"model": "other", "input": "x"})
+        assert (refused.status, refused.json()["error"]["type"]) == (404, "NotFoundError")
+        counted = parse_metrics(server.ask("/metrics").body)
+        assert counted["requests_running"] == 0
+
+
+def test_a_model_that_writes_has_no_route_to_pool(server: Server) -> None:
+    """The gate goes on to the next question where a route is not there; an empty body never reaches the engine."""
+    for path in ("/v1/embeddings", "/pooling", "/classify", "/score"):
+        assert server.ask(path, {"model": "tiny", "input": "x"}, key=KEY).status == 404
+    assert server.ask("/v1/completions", {}, key=KEY).status == 400
+
+
+def test_an_engine_that_hangs(subject: Subject) -> None:
+    """/health stays 200, nothing is answered, and the metrics stand still with what it had, whoever leaves."""
+    faults = subject.folder / "hang"
+    with subject.start("hangs", faults=str(faults)) as server:
+        server.wait_ready(subject.ready)
+        body = {"model": "tiny", "prompt": "x", "max_tokens": 500, "ignore_eos": True}
+        assert server.ask("/v1/completions", body | {"max_tokens": 1}, key=KEY).status == 200
+        if subject.version.endswith("simulator"):
+            faults.write_text("wedged=1\n")
+        asking = [threading.Thread(target=_give_up, args=(server, body), daemon=True) for _ in range(4)]
+        for thread in asking:
+            thread.start()
+        server.wait_until(lambda: _counted(server, "requests_running"), 5, "no request is counted")
+        (engine,) = server.engines()
+        if not subject.version.endswith("simulator"):
+            os.kill(engine.pid, signal.SIGSTOP)
+        time.sleep(0.5)
+        still = marks(server.ask("/metrics").body)
+        assert _counted(server, "requests_running") > 0
+        for thread in asking:
+            thread.join()
+        _give_up(server, body | {"max_tokens": 1})
+        assert marks(server.ask("/metrics").body) == still
+        assert server.ask("/health").status == 200
+
+
+def _give_up(server: Server, body: object) -> None:
+    """Ask, and leave after three seconds; what came before that does not matter."""
+    with contextlib.suppress(OSError):
+        server.ask("/v1/completions", body, key=KEY, timeout=3.0)
+
+
+def _counted(server: Server, name: str) -> int:
+    """A number of its metrics."""
+    return int(parse_metrics(server.ask("/metrics").body)[name])
 
 
 def test_the_process_tree(server: Server, subject: Subject) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.worlds import TOKEN, World, known, only, wanted, world
 from vmreconcile.core.gates import gate_of, probe_address
-from vmreconcile.core.planning import DEFAULT_STARTUP_TIMEOUT_S, Options, make_plan
+from vmreconcile.core.planning import Options, make_plan
 from vmreconcile.model.desired import DesiredFleet, DesiredState, Health
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, Phase, Unreachable
@@ -265,15 +265,15 @@ def test_every_address_is_asked_over_loopback(host: str | None) -> None:
 
 
 def test_gate_is_what_the_model_says() -> None:
-    """Port, address, time, and whether a completion counts."""
+    """Port, address, time, whether a completion counts, the names that it must show, how long it must stay up."""
     server = wanted(port=8005, health=Health(startup_timeout=7.0, completion=False), args={"host": "10.0.0.5"})
-    assert gate_of(server) == Gate(address="10.0.0.5", port=8005, timeout=7.0, completion=False)
+    gate = Gate(address="10.0.0.5", port=8005, timeout=7.0, completion=False, models=("org/model",), soak=3.0)
+    assert gate_of(server) == gate
 
 
 def test_an_empty_world_is_an_empty_plan() -> None:
     """No servers, no hosts."""
     assert make_plan(DesiredFleet(), FleetView(), Options(known=known())) == Plan()
-    assert Health().startup_timeout == DEFAULT_STARTUP_TIMEOUT_S
 
 
 def test_stops_name_just_what_was_seen() -> None:

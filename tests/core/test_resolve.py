@@ -54,7 +54,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert (one.settings, one.env, one.gpus, one.token) == ({}, {}, "auto", "default")
     assert (one.runtime, one.executable, one.state_dir) == ("", "", "")
     assert (one.needs, one.cordon, one.host_cordon, one.cordoned_gpus) == (Needs(), "", "", ())
-    assert (one.health.startup_timeout, one.health.completion, one.rollout.max_unavailable) == (900.0, True, 1)
+    assert (one.health.startup_timeout, one.health.completion, one.rollout.max_unavailable) == (None, True, 1)
     assert one.origins["state"].kind is OriginKind.DEFAULT
     assert str(one.origins["port"]) == f"{tmp_path}/models.d/a.yaml:4:1"
 

@@ -14,6 +14,7 @@ from vmreconcile.errors import Place
 from vmreconcile.flows.explaining import latest_start_of
 from vmreconcile.model.desired import Health
 from vmreconcile.model.gpus import Placed
+from vmreconcile.model.observed import Phase
 from vmreconcile.model.outcome import Failure, Outcome
 from vmreconcile.model.plan import Action, Plan, Reason
 from vmreconcile.model.tuning import Manner, Match, Rule
@@ -38,7 +39,7 @@ UNKNOWN = (
 
 def failing(behaviour: Behaviour, *, timeout: float = 60.0, completion: bool = True, **options: object) -> World:
     """One server that behaves so."""
-    health = Health(startup_timeout=timeout, completion=completion)
+    health = Health(startup_timeout=timeout, completion=completion, soak=0.0)
     there = world(wanted(health=health), **options)
     there.hosts["h1"].kernel.behaviours["m"] = behaviour
     return there
@@ -142,7 +143,7 @@ def test_a_server_that_is_late_is_told_as_it_was_seen_last(behaviour: Behaviour,
 
 def test_a_late_server_is_told_with_the_place_of_what_its_log_shows() -> None:
     """Still there, but its engine is gone: the cause, and the line that sets it."""
-    there = world(wanted(args={"gpu_memory_utilization": 0.2}, health=Health(startup_timeout=0.02)))
+    there = world(wanted(args={"gpu_memory_utilization": 0.2}, health=Health(startup_timeout=0.02, soak=0.0)))
     there.hosts["h1"].kernel.behaviours["m"] = Behaviour(ready_after=1e9, log=NO_KV)
     found = failure(apply(there))
     assert found.kind == "no_kv_memory"
@@ -293,4 +294,21 @@ def test_a_file_mended_in_place_needs_no_wait_for_another_start() -> None:
     there.hosts["h1"].kernel.files["/etc/vmreconcile/env/m.env"].mode = 0o644
     assert statuses(apply(there)) == {"m@h1": "changed"}
     assert there.pids() == before
+    assert not there.plan().pending
+
+
+@BOTH
+def test_a_wedged_server_is_restarted_and_proven(systemd: int | None) -> None:
+    """Healthy, and none of its requests moves: told in the plan, with what was seen."""
+    there = world(wanted(), systemd=systemd).settle()
+    root = there.hosts["h1"].root("m")
+    assert root is not None
+    root.behaviour = Behaviour(stalled_s=26.3)
+    change = only(there.plan())
+    assert (change.action, change.reason, change.phase) == (Action.RESTART, Reason.WEDGED, Phase.UNHEALTHY)
+    assert [(field.path, field.before) for field in change.fields] == [("progress", "none for 26 s")]
+    assert change.note == ("/health is 200, but no request moved for 26 s (1 running), nor was one token answered")
+    assert change.disruptive
+    assert statuses(apply(there)) == {"m@h1": "changed"}
+    assert there.pids()["m@h1"] != root.pid
     assert not there.plan().pending

@@ -5,6 +5,7 @@ Only the last step, opening a session to a host, is replaced; everything before 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -17,10 +18,12 @@ import pytest
 from tests.lab.fake_host import FakeHost
 from tests.lab.worlds import TOKEN
 from vmreconcile.cli.main import main
+from vmreconcile.core import conduct
 from vmreconcile.effects.fleet import Session
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows import draining, prepare, ready
 from vmreconcile.model.connection import Connection
+from vmreconcile.model.desired import Health
 
 INVENTORY = "gpu:\n  hosts:\n    gpu1:\n    gpu2:\n"
 MODEL = """\
@@ -110,6 +113,7 @@ def make_desk(folder: Path, capture: pytest.CaptureFixture[str], patch: pytest.M
     patch.setenv("HF_TOKEN", TOKEN)
     patch.setenv("HF_HUB_OFFLINE", "1")  # no test asks the real Hub
     patch.chdir(folder)
+    patch.setattr(conduct, "Health", functools.partial(Health, soak=0.0))  # no test waits for it unless it says so
     patch.setattr(ready, "FIRST_PAUSE_S", 0.001)
     patch.setattr(ready, "LONGEST_PAUSE_S", 0.002)
     patch.setattr(draining, "PAUSE_S", 0.001)

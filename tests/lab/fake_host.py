@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.lab.fake_gpu_host import GpuHost
-from tests.lab.fake_kernel import FakeProcess, Kernel, Refusal, model_of
+from tests.lab.fake_kernel import FakeProcess, Kernel, Refusal, models_of
 from tests.lab.fake_lock import FakeLock, FakeSession
 from tests.lab.fake_systemd import FakeSystemd
 from tests.lab.fake_view import observation
@@ -289,7 +289,7 @@ class FakeHost(GpuHost):
         health = self.kernel.health(root)
         good = root.behaviour.completes
         completion = {"ok": good, "seconds": 0.1, "problem": None if good else "/v1/completions: no answer within 30 s"}
-        return {"health": health, "models": [model_of(root.argv)], "problem": None, "completion": completion}
+        return {"health": health, "models": models_of(root), "problem": None, "completion": completion}
 
     # steps
 

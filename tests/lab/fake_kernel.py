@@ -45,6 +45,10 @@ class Behaviour:
     beside_gib: float = 3.0
     needs_gib: float = 0.5
     context: int = 8192
+    names: tuple[str, ...] = ()
+    """What /v1/models shows; (): as its arguments say."""
+    stalled_s: float | None = None
+    """For how long a request has hung in it, where somebody looks."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,6 +100,8 @@ class Kernel:
         self.files: dict[str, FakeFile] = {}
         self.processes: dict[int, FakeProcess] = {}
         self.logs: dict[str, list[str]] = {}
+        self.log_times: dict[str, float] = {}
+        """When a log was written, where a test says it."""
         self.installed = dict({"": ("/usr/local/bin/vllm", "0.32.0")} if installed is None else installed)
         self.behaviours: dict[str, Behaviour] = {}
         self.gpus = FakeGpus(name, self.processes)
@@ -237,6 +243,11 @@ def port_of(argv: tuple[str, ...]) -> int:
     return 8000
 
 
-def model_of(argv: tuple[str, ...]) -> str:
-    """The model in a vLLM's arguments."""
-    return argv[argv.index("serve") + 1] if "serve" in argv else ""
+def models_of(process: FakeProcess) -> list[str]:
+    """The names under which a vLLM answers: those that it was given, else its model's; as the agent sorts them."""
+    argv, given = process.argv, []
+    if "--served-model-name" in argv:
+        words = argv[argv.index("--served-model-name") + 1 :]
+        given = [*itertools.takewhile(lambda word: not word.startswith("-"), words)]
+    own = argv[argv.index("serve") + 1] if "serve" in argv else ""
+    return sorted(process.behaviour.names or given or [own])

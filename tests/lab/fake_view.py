@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.lab.fake_kernel import FakeProcess, model_of, port_of
+from tests.lab.fake_kernel import FakeProcess, models_of, port_of
 from vmreconcile.agent import envfile
 from vmreconcile.core.fingerprints import fingerprint, shown
 from vmreconcile.model.secret import HIDDEN
@@ -74,8 +74,12 @@ def _server(host: FakeHost, slug: str, request: Json) -> Json:
         "orphans": [_worker(each, held) for each in host.orphans(slug)],
         "unit": unit,
         "env_file": _env_file(host, slug, salt) if file else None,
-        "endpoint": _endpoint(host, slug, root, metrics=bool(request.get("metrics"))) if root else None,
-        "log": {"kind": "journal" if runtime == "systemd" else "file", "path": f"{host.state}/log/{slug}.log"},
+        "endpoint": _endpoint(host, slug, root, request) if root else None,
+        "log": {
+            "kind": "journal" if runtime == "systemd" else "file",
+            "path": f"{host.state}/log/{slug}.log",
+            "written_at": host.kernel.log_times.get(slug),
+        },
     }
 
 
@@ -143,18 +147,20 @@ def _env_file(host: FakeHost, slug: str, salt: str) -> Json:
     }  # fmt: skip
 
 
-def _endpoint(host: FakeHost, slug: str, root: FakeProcess, *, metrics: bool) -> Json:
+def _endpoint(host: FakeHost, slug: str, root: FakeProcess, request: Json) -> Json:
     health = host.kernel.health(root)
     port = port_of(root.argv)
     silent = {"address": "127.0.0.1", "port": port, "health": None, "problem": f"not listening on port {port}"}
     if health is None:
-        return {**silent, "version": None, "models": [], "metrics": None}
-    model = model_of(root.argv)
+        return {**silent, "version": None, "models": [], "metrics": None, "stalled_s": None}
+    stalls, stalled = bool(request.get("stalls")), root.behaviour.stalled_s
     length = root.behaviour.context if root.length is None else root.length
-    models = [{"id": model, "root": model, "max_model_len": length}]
-    running = _requests(host, slug) if metrics else None
+    models = [{"id": name, "root": name, "max_model_len": length} for name in models_of(root)]
+    running = _requests(host, slug) if request.get("metrics") else 0 if stalls else None
+    running = running if stalled is None or running is None else max(1, running)
     said = {"requests_running": running, "requests_waiting": 0, "cache_config": dict(root.cache_config)}
-    answered = {"version": root.version, "models": models, "metrics": said if running is not None else None}
+    metrics = said if running is not None else None
+    answered = {"version": root.version, "models": models, "metrics": metrics, "stalled_s": stalled if stalls else None}
     return {**silent, "health": health, "problem": None, **answered}
 
 

@@ -14,7 +14,7 @@ USUAL: dict[str, object] = {
     "port": 8001,
     "hf_token": None,
     "args": {"max_model_len": 512},
-    "health": {"startup_timeout": "60s"},
+    "health": {"startup_timeout": "60s", "soak": 0},
 }
 
 

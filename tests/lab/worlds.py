@@ -44,7 +44,7 @@ def wanted(
         port=port,
         settings={key: Setting(value=value, origin=FILE) for key, value in (args or {}).items()},
         env={key: Setting(value=value, origin=FILE) for key, value in (env or {}).items()},
-        health=Health(startup_timeout=60.0),
+        health=Health(startup_timeout=60.0, soak=0.0),
         origins={"port": FILE, "model": FILE},
     )
     return replace(server, **fields)  # type: ignore[arg-type]  # the fields of DesiredServer
@@ -98,7 +98,7 @@ class World:
 
     def observe(self) -> FleetView:
         """Look at every host."""
-        return self.fleet().observe(sorted(self.hosts))
+        return self.fleet().observe(sorted(self.hosts), stalls=True)
 
     def plan(self, **options: object) -> Plan:
         """Look and plan, in waves."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.system
 
-MODEL = model(health={"startup_timeout": "30s"})
+MODEL = model(health={"startup_timeout": "30s", "soak": 0})
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ hosts: all
 port: 8001
 hf_token: null
 args: {max_model_len: %d}
-health: {startup_timeout: 60s}
+health: {startup_timeout: 60s, soak: 0}
 """
 UNIT = "vmreconcile-tiny.service"
 

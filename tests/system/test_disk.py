@@ -23,7 +23,7 @@ hosts: all
 port: 8001
 hf_token: null
 args: {max_model_len: 512}
-health: {startup_timeout: 30s}
+health: {startup_timeout: 30s, soak: 0}
 env: {PURPOSE: %s}
 """
 ENV_FILE = "/etc/vmreconcile/env/tiny.env"

@@ -80,7 +80,13 @@ NAMES = ("42", "gpu ü.x_1", "a.b-c_d" + "e" * 50)
 
 def want(cli: Cli, name: str, **fields: object) -> None:
     """Write a model file as a program does."""
-    document = {"name": name, "hosts": "all", "port": 8001, "hf_token": None, "health": {"startup_timeout": "60s"}}
+    document = {
+        "name": name,
+        "hosts": "all",
+        "port": 8001,
+        "hf_token": None,
+        "health": {"startup_timeout": "60s", "soak": 0},
+    }
     text = json.dumps(document | fields, ensure_ascii=False)  # JSON is YAML, whatever the values
     (cli.models_folder / f"{name}.yaml").write_text(text)
 

@@ -62,7 +62,7 @@ def want(name: str, host: str, repository: str, source: str | None, port: int, h
         "kv_cache_memory_bytes": 67108864,
     }
     fields = {"model": repository, "hosts": host, "port": port, "hf_token": source, "args": args, "env": env}
-    return model(**fields, health={"startup_timeout": "6m"}, **more)
+    return model(**fields, health={"startup_timeout": "6m", "soak": 0}, **more)
 
 
 def test_models_from_a_hub(cli: Cli, hosts: list[Host], vllm: Path, hub: Hub) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.system
 
-MODEL = model(health={"startup_timeout": "30s"})
+MODEL = model(health={"startup_timeout": "30s", "soak": 0})
 
 OLD_PYTHON = """#!{python}
 import sys

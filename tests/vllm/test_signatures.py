@@ -206,3 +206,19 @@ def test_an_exception_whose_text_begins_on_its_next_line_is_told_with_it() -> No
     alone = cause(["RuntimeError:"])
     assert alone is not None
     assert alone.evidence == "RuntimeError"
+
+
+def test_neither_questions_nor_the_inside_of_a_traceback_are_last_words() -> None:
+    """An engine that dies once it was ready leaves generic words: what stands before them is told, not who asked."""
+    lines = [
+        "INFO:     Application startup complete.",
+        "(APIServer pid=4) ERROR 01-31 12:00:00 [async_llm.py:906] AsyncLLM output_handler failed.",
+        "Traceback (most recent call last):",
+        '  File "vllm/v1/engine/core_client.py", line 1, in get',
+        "    raise",
+        "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above).",
+        'INFO:     127.0.0.1:1 - "GET /v1/models HTTP/1.1" 200 OK',
+    ]
+    found = cause(lines, 0, ended=True)
+    assert found is not None
+    assert (found.kind, found.evidence) == ("died", "AsyncLLM output_handler failed.")

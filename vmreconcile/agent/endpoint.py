@@ -15,7 +15,7 @@ from . import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Sequence
+    from typing import Any, Callable, Sequence
 
 ANSWER_LIMIT = 1 << 23
 ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # noqa: S104 - turned into loopback
@@ -23,6 +23,8 @@ ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.
 
 class Exchange:
     """One request and what became of it: `status` and `body`, or `problem`. `seconds` is how long it took.
+
+    `late` where the time was over before there was an answer.
 
     `then` is asked after it, of the same server and over the same connection where that one lets us.
     """
@@ -47,6 +49,7 @@ class Exchange:
         self.status = 0
         self.body = b""
         self.problem = ""
+        self.late = False
         self.seconds = 0.0
 
     def begin(self, *, reused: bool) -> None:
@@ -86,7 +89,7 @@ def fetch(exchanges: Sequence[Exchange], timeout: float) -> None:
         made.close()
         late: Exchange | None = unanswered
         while late is not None:
-            late.problem = "no answer within {:g} s".format(timeout)
+            late.late, late.problem = True, "no answer within {:g} s".format(timeout)
             late.seconds = time.monotonic() - begun
             late = late.then
 
@@ -288,17 +291,33 @@ def parse_labels(text: str) -> dict[str, str]:
     return found
 
 
-def observed(wanted: dict[str, tuple[str, int, str]], timeout: float, *, metrics: bool) -> dict[str, dict[str, Any]]:
-    """Health, version, models and, where asked for, metrics of servers given as slug → (address, port, key)."""
-    paths = ("/health", "/version", "/v1/models", *(["/metrics"] if metrics else []))
+def observed(
+    wanted: dict[str, tuple[str, int, str]],
+    timeout: float,
+    *,
+    metrics: bool,
+    stalls: Callable[..., dict[str, float]] | None,
+) -> dict[str, dict[str, Any]]:
+    """Health, version, models and, where asked for, metrics of servers given as slug → (address, port, key).
+
+    `stalls` tells of those that have something to do, by address and key, a model and the page of metrics each, for
+    how long they do nothing (`stalls.stalled`).
+    """
+    paths = ("/health", "/version", "/v1/models", *(["/metrics"] if metrics or stalls is not None else []))
     asked = {slug: [Exchange(*where[:2], path, where[2]) for path in paths] for slug, where in wanted.items()}
     fetch([in_turn(row) for row in asked.values()], timeout)
-    return {slug: _described(row) for slug, row in asked.items()}
+    found = {slug: _described(row) for slug, row in asked.items()}
+    busy = [slug for slug, row in found.items() if row["models"] and (row["metrics"] or {}).get("requests_running")]
+    if stalls is not None and busy:
+        names = {slug: found[slug]["models"][0]["id"] for slug in busy}
+        for slug, seconds in stalls(wanted, names, {slug: asked[slug][-1].body for slug in busy}).items():
+            found[slug]["stalled_s"] = seconds
+    return found
 
 
 def unasked(address: str, port: int, problem: str) -> dict[str, Any]:
     """The endpoint of a server that cannot be asked."""
-    silent: dict[str, Any] = dict.fromkeys(("health", "version", "metrics"))
+    silent: dict[str, Any] = dict.fromkeys(("health", "version", "metrics", "stalled_s"))
     return dict(silent, address=address, port=port, problem=problem, models=[])
 
 
@@ -314,4 +333,5 @@ def _described(row: list[Exchange]) -> dict[str, Any]:
         "version": said.get("version") if isinstance(said, dict) else None,
         "models": parse_models(models.json()) if models.status == 200 else [],
         "metrics": parse_metrics(metrics[0].body) if metrics and metrics[0].status == 200 else None,
+        "stalled_s": None,
     }

@@ -114,3 +114,13 @@ def slug_of_unit(name: str) -> str:
         slug = name[len(PREFIX) : -len(SUFFIX)]
         return slug if is_slug(slug) else ""
     return ""
+
+
+def unwritable(path: str) -> str:
+    """Why nothing can be written in a folder (or where it is to be made); "" where it can."""
+    while not os.path.lexists(path) and path != "/":
+        path = os.path.dirname(path)
+    if os.access(path, os.W_OK | os.X_OK):
+        return ""
+    read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+    return "{}: {}".format(path, "read-only file system" if read_only else "no permission to write there")

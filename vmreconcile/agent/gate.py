@@ -1,4 +1,4 @@
-"""The request `gate`: is a server really serving? Health, its models, and one real token.
+"""The request `gate`: is a server really serving? Health, its models, and one real answer.
 
 /health stays 200 on a wedged engine, so only a completion counts (vllm#39863). The API key never leaves the host, and
 is shown only to a port that our own process listens on.
@@ -14,6 +14,7 @@ from .endpoint import Exchange, fetch, parse_models
 from .folders import Folders, is_slug
 from .observe import option
 from .problems import Problem
+from .questions import NO_ROUTE, NO_SUCH_ROUTE, NOT_THIS_ONE, questions
 from .sockets import Listeners
 
 TYPE_CHECKING = False
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
 
     from .frames import Channel
 
-ATTEMPTS = (
-    ("/v1/completions", {"prompt": "1", "max_tokens": 1, "temperature": 0}),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "1"}], "max_tokens": 1, "temperature": 0}),
-    ("/v1/embeddings", {"input": "1"}),
-    ("/pooling", {"input": "1"}),
-)
-NOT_THIS_ONE = (400, 404, 405, 422, 501)
 SHOWN = 300
 
 
@@ -40,8 +34,9 @@ def gate(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
     """
     del channel, progress
     slug, port, address = request.get("slug"), request.get("port"), request.get("address", "")
-    timeout = request.get("timeout", 30.0)
+    timeout, named, runner = request.get("timeout", 30.0), request.get("model"), request.get("runner", "")
     good = is_slug(slug) and type(port) is int and 0 < port < 65536 and isinstance(address, str)
+    good = good and (named is None or isinstance(named, str)) and isinstance(runner, str)
     if not good or not isinstance(timeout, (int, float)) or not 0 < timeout <= 3600:
         raise Problem("bad-request", "gate needs slug, address, port and timeout")
     until = time.monotonic() + timeout
@@ -58,11 +53,13 @@ def gate(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
     answer["problem"] = health.problem or None
     listed = models.json() if models.status == 200 else None
     answer["models"] = parse_models(listed)
-    name = _first_model(listed)
+    name = named or _first_model(listed)
     if asked and health.status != 200:
         answer["completion"] = _failed(health.problem or "/health says {}".format(health.status))
+    elif asked and not name:
+        answer["completion"] = _failed("/v1/models names no model")
     elif asked:
-        answer["completion"] = complete(where, name, key, until) if name else _failed("/v1/models names no model")
+        answer["completion"] = complete(where, (name, runner), key, until)
     return answer
 
 
@@ -98,23 +95,27 @@ def _failed(problem: str, seconds: float = 0.0) -> dict[str, Any]:
     return {"ok": False, "seconds": round(seconds, 3), "problem": masks.mask_text(problem)[:SHOWN]}
 
 
-def complete(where: tuple[str, int], model: str, key: str, until: float) -> dict[str, Any]:
-    """Ask for one token, by the first of the routes that this model serves."""
+def complete(where: tuple[str, int], what: tuple[str, str], key: str, until: float) -> dict[str, Any]:
+    """Ask the model (name, runner) one thing, one token where it writes, by the first of the routes that it serves."""
     begun = time.monotonic()
-    said = ""
-    for path, body in ATTEMPTS:
+    missing = said = ""
+    for path, body in questions(what[1]):
         left = until - time.monotonic()
         if left <= 0:
             break
-        exchange = Exchange(*where, path, key, jsontext.dumps(dict(body, model=model)).encode("ascii"))
+        exchange = Exchange(*where, path, key, jsontext.dumps(dict(body, model=what[0])).encode("ascii"))
         fetch([exchange], left)
         if exchange.status == 200:
             return {"ok": True, "seconds": round(time.monotonic() - begun, 3), "problem": None, "path": path}
-        what = exchange.problem or "status {} {}".format(
+        told = exchange.problem or "status {} {}".format(
             exchange.status, exchange.body[:SHOWN].decode("utf-8", "replace")
         )
-        said = said or "{}: {}".format(path, what)
+        told = "{}: {}".format(path, told)
         if exchange.status not in NOT_THIS_ONE:
-            said = "{}: {}".format(path, what)
+            said = told
             break
-    return _failed(said or "no time left", time.monotonic() - begun)
+        if exchange.status in NO_ROUTE and NO_SUCH_ROUTE in exchange.body:
+            missing = missing or told
+        else:
+            said = said or told  # a model that is not there is 404, too
+    return _failed(said or missing or "no time left", time.monotonic() - begun)

@@ -8,7 +8,7 @@ import time
 
 from . import endpoint, gpus, masks, proc, survey, units, versions
 from .classify import Verdict, classify, serve_index
-from .folders import Folders
+from .folders import Folders, unwritable
 from .problems import Problem
 from .sockets import Listeners, user_name
 
@@ -168,7 +168,8 @@ class Observation:
             else:
                 asked[slug] = (address, port, key)
         timeout, metrics = float(self.request.get("http_timeout", 2.0)), bool(self.request.get("metrics"))
-        found.update(endpoint.observed(asked, timeout, metrics=metrics))
+        stalls = stalled if self.request.get("stalls") else None
+        found.update(endpoint.observed(asked, timeout, metrics=metrics, stalls=stalls))
         return found
 
     def _server(self, slug: str) -> dict[str, Any]:
@@ -190,7 +191,11 @@ class Observation:
             "unit": unit,
             "env_file": self._env_file(slug),
             "endpoint": self.endpoints.get(slug),
-            "log": {"kind": "journal" if journal else "file", "path": None if journal else self.folders.log(slug)},
+            "log": {
+                "kind": "journal" if journal else "file",
+                "path": None if journal else self.folders.log(slug),
+                "written_at": None if journal else proc.written_at(self.folders.log(slug)),
+            },
             "problems": self.survey.problems.get(slug, []),
         }
 
@@ -312,14 +317,11 @@ def with_credential(environment: dict[str, str]) -> dict[str, str]:
     return dict(environment, **{survey.TOKEN: token}) if token else environment
 
 
-def unwritable(path: str) -> str:
-    """Why nothing can be written in a folder (or where it is to be made); "" where it can."""
-    while not os.path.lexists(path) and path != "/":
-        path = os.path.dirname(path)
-    if os.access(path, os.W_OK | os.X_OK):
-        return ""
-    read_only = os.statvfs(path).f_flag & os.ST_RDONLY
-    return "{}: {}".format(path, "read-only file system" if read_only else "no permission to write there")
+def stalled(*asked: Any) -> dict[str, float]:  # noqa: ANN401 - passed on
+    """For how long servers have done nothing."""
+    from . import stalls  # noqa: PLC0415 - only where something is under way
+
+    return stalls.stalled(*asked)
 
 
 def option(argv: tuple[str, ...], name: str, default: str) -> str:

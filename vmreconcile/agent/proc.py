@@ -287,3 +287,11 @@ def boot_id(proc: str = "/proc") -> str:
 def started_at(start_ticks: int) -> float:
     """Wall-clock seconds of a start time in ticks since boot."""
     return round(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + start_ticks / TICKS, 1)
+
+
+def written_at(path: str) -> float | None:
+    """When a file was last written, in seconds since the epoch; None where there is none."""
+    try:
+        return round(os.stat(path).st_mtime, 3)
+    except OSError:
+        return None

@@ -57,7 +57,8 @@ def explained_lines(why: Mapping[ServerId, Explanation], style: Style) -> list[s
     lines = []
     for server, found in sorted(why.items()):
         lines.append(f"{server}: {printable(found.summary)} ({found.kind})")
-        for name, text in (("log", printable(found.evidence)), ("mend", advice(found.remedy))):
+        seen = "log" if found.line else "seen"
+        for name, text in ((seen, printable(found.evidence)), ("mend", advice(found.remedy))):
             first, *rest = style.folded(text, 8)
             lines += [f"  {name:<4}  {first}", *(f"{'':<8}{line}" for line in rest)]
     return lines

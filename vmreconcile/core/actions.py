@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from vmreconcile.core.diff import Drift
+from vmreconcile.core.phases import stall_text
 from vmreconcile.model.desired import DesiredState
-from vmreconcile.model.observed import ObservedServer, Phase
+from vmreconcile.model.observed import Endpoint, ObservedServer, Phase
 from vmreconcile.model.plan import Action, Field, Reason
 
 
@@ -40,7 +41,7 @@ def decide(wanted: DesiredState, observed: ObservedServer, phase: Phase, drift: 
         case DesiredState.RUNNING if observed.process is None:
             return _start(observed, phase)
         case DesiredState.RUNNING:
-            return _keep_running(phase, drift)
+            return _keep_running(observed, phase, drift)
         case DesiredState.STOPPED:
             return _stop(observed, phase)
         case DesiredState.ABSENT:
@@ -88,7 +89,7 @@ def _last_exit(observed: ObservedServer) -> str:
     return f"the unit is {unit.active} ({unit.result or unit.sub}{code}, {unit.restarts} restarts)"
 
 
-def _keep_running(phase: Phase, drift: Drift) -> Decision:
+def _keep_running(observed: ObservedServer, phase: Phase, drift: Drift) -> Decision:
     fields = drift.fields
     if drift.settings:
         return Decision(action=Action.RETUNE, reason=_settings_reason(drift.settings), disruptive=True, fields=fields)
@@ -101,6 +102,8 @@ def _keep_running(phase: Phase, drift: Drift) -> Decision:
     ):
         if part:
             return Decision(action=Action.RESTART, reason=reason, disruptive=True, fields=fields)
+    if observed.endpoint is not None and observed.endpoint.wedged:
+        return _unwedge(observed.endpoint, fields)
     if phase is Phase.UNHEALTHY:
         return Decision(action=Action.RESTART, reason=Reason.UNHEALTHY, disruptive=True, fields=fields)
     if drift.files:
@@ -110,6 +113,18 @@ def _keep_running(phase: Phase, drift: Drift) -> Decision:
     if phase is Phase.STARTING:
         return Decision(action=Action.NOOP, reason=Reason.STILL_STARTING)
     return IN_SYNC
+
+
+def _unwedge(endpoint: Endpoint, fields: tuple[Field, ...]) -> Decision:
+    """Restart what is healthy and does nothing: its progress is what differs."""
+    stands = Field(path="progress", before=f"none for {endpoint.stalled_s or 0:.0f} s", after="some")
+    return Decision(
+        action=Action.RESTART,
+        reason=Reason.WEDGED,
+        disruptive=True,
+        fields=(stands, *fields),
+        note=stall_text(endpoint),
+    )
 
 
 def _settings_reason(fields: tuple[Field, ...]) -> Reason:

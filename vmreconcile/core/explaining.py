@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from vmreconcile.core.fingerprints import shown as showable
+from vmreconcile.core.phases import stall_text
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import Endpoint
 from vmreconcile.model.secret import HIDDEN
 from vmreconcile.model.showing import printable
 from vmreconcile.model.values import Origin, OriginKind
@@ -38,6 +40,17 @@ def located(found: Explanation, server: ServerId, wanted: DesiredServer | None) 
     return replace(found, remedy=f"{remedy} ({where})")
 
 
+def wedged(server: ServerId, endpoint: Endpoint) -> Explanation:
+    """Of a server that is healthy and does nothing: no log tells it."""
+    return Explanation(
+        kind="wedged",
+        summary="it is healthy and does no work",
+        evidence=stall_text(endpoint),
+        line=0,
+        remedy=f"vmreconcile apply restarts it; what led to it may stand in: vmreconcile logs {server}",
+    )
+
+
 def _places(word: str, found: Explanation, server: DesiredServer) -> Iterator[str]:
     """Where what a signature calls `word` was said, or where it would be."""
     head, dot, name = word.partition(".")
@@ -53,8 +66,9 @@ def _places(word: str, found: Explanation, server: DesiredServer) -> Iterator[st
         shown = showable(name, str(setting.value)) if setting else ""
         yield _said(word, shown, setting.origin if setting else None, server)
     else:
-        origin = server.origins.get(ORIGINS.get(word, word))
-        yield _said(word, _field(word, server), origin, server)
+        value = _field(word, server)
+        origin = None if value is None else server.origins.get(ORIGINS.get(word, word))
+        yield _said(word, value, origin, server)
 
 
 def _argument(name: str, server: DesiredServer) -> str:
@@ -78,7 +92,7 @@ def _field(word: str, server: DesiredServer) -> object:
         case "hf_token":
             return server.token or "null"
         case "health.startup_timeout":
-            return f"{server.health.startup_timeout:g}"
+            return None if server.health.startup_timeout is None else f"{server.health.startup_timeout:g}"
         case "vllm_executable":
             return printable(server.executable)
         case "gpus" if isinstance(server.gpus, tuple):

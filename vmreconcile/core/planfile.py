@@ -96,7 +96,6 @@ def parse(text: str, file: str) -> SavedPlan:
 
 
 def _change(item: Mapping[str, JsonValue]) -> Change:
-    gate = item["gate"]
     return Change(
         server=ServerId.parse(str(item["server"])),
         action=Action(str(item["action"])),
@@ -109,10 +108,17 @@ def _change(item: Mapping[str, JsonValue]) -> Change:
         fields=tuple(_field(field) for field in _list(item["fields"])),
         stops=_steps(item["stops"]),
         steps=_steps(item["steps"]),
-        gate=Gate(**gate) if isinstance(gate, dict) else None,  # type: ignore[arg-type]  # written by render
+        gate=_gate(item["gate"]),
         placed=_placed(item["placed"]),
         digest=_object(item["observed"]),
     )
+
+
+def _gate(value: JsonValue) -> Gate | None:
+    if not isinstance(value, dict):
+        return None
+    models = tuple(map(str, _list(value.get("models", []))))
+    return Gate(**{**value, "models": models})  # type: ignore[arg-type]  # written by render
 
 
 def _placed(value: JsonValue) -> Placed | None:

@@ -10,7 +10,7 @@ from vmreconcile.core.blocks import block_of, cordoned
 from vmreconcile.core.diff import Drift, Subject, drift_of
 from vmreconcile.core.draining import with_drain
 from vmreconcile.core.fingerprints import Known
-from vmreconcile.core.gates import gate_of
+from vmreconcile.core.gates import USUAL_TIMEOUT_S, gate_of, startup_timeout, weights_of
 from vmreconcile.core.gpus.applied import with_placed
 from vmreconcile.core.gpus.knowledge import Lore, lore_of
 from vmreconcile.core.gpus.place import Fixed, Placing
@@ -24,7 +24,7 @@ from vmreconcile.core.staleness import digest_of
 from vmreconcile.core.stepping import bringing_up, removal, stops_of, taking_down
 from vmreconcile.core.tried import tried_note
 from vmreconcile.core.tuning import tuned
-from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState, Health
+from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
 from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView, HostView, ObservedServer, Phase
@@ -32,9 +32,6 @@ from vmreconcile.model.plan import Action, Block, Change, Plan, Reason
 from vmreconcile.runtimes.registry import choose
 from vmreconcile.vllm.catalogue import catalogue_for
 from vmreconcile.vllm.memory.stored import Checkpoint
-
-DEFAULT_STARTUP_TIMEOUT_S = Health().startup_timeout
-"""For servers that no file wants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +256,8 @@ def decision_of(subject: Subject, drift: Drift) -> Decision:
 
 
 def _phase(subject: Subject) -> Phase:
-    return phase_of(subject.observed, subject.host.now, subject.wanted.health.startup_timeout)
+    timeout = startup_timeout(subject.wanted, weights_of(subject.observed, subject.placed))
+    return phase_of(subject.observed, subject.host.now, timeout)
 
 
 def _judge(subject: Subject, options: Options) -> _Judged:
@@ -296,7 +294,9 @@ def _change(judged: _Judged, block: Block | None) -> Change:
         stops=taking_down(subject, decision),
         steps=bringing_up(subject, decision),
         placed=subject.placed,
-        gate=gate_of(subject.wanted) if subject.wanted.state is DesiredState.RUNNING else None,
+        gate=gate_of(subject.wanted, subject.observed, subject.placed)
+        if subject.wanted.state is DesiredState.RUNNING
+        else None,
         digest=digest_of(subject.host, subject.observed),
     )
 
@@ -307,7 +307,7 @@ def _unclaimed(server: ServerId, observed: ObservedServer, host: HostView, *, pr
         server=server,
         action=decision.action,
         reason=decision.reason,
-        phase=phase_of(observed, host.now, DEFAULT_STARTUP_TIMEOUT_S),
+        phase=phase_of(observed, host.now, USUAL_TIMEOUT_S),
         disruptive=decision.disruptive,
         note=decision.note,
         remedy=decision.remedy,

@@ -94,16 +94,20 @@ class Fleet:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _turns: dict[str, threading.RLock] = field(default_factory=lambda: defaultdict(threading.RLock))
 
-    def observe(self, hosts: Iterable[str], *, once: bool = False, metrics: bool = False) -> FleetView:
+    def observe(
+        self, hosts: Iterable[str], *, once: bool = False, metrics: bool = False, stalls: bool = False
+    ) -> FleetView:
         """Look at every host, `forks` at a time; one that cannot be reached is data.
 
         With `once`, a host's session ends as soon as it was seen: nothing is to follow, and a thousand connections that
         are kept for nothing cost both sides. `metrics` asks each server for them too: the longest of its answers.
+        `stalls`: also whether servers that have something to do are doing it, which takes half a minute of those that
+        seem not to.
         """
 
         def look(host: str) -> HostView:
             try:
-                return self.observe_host(host, metrics=metrics)
+                return self.observe_host(host, metrics=metrics, stalls=stalls)
             finally:
                 if once:
                     self._forget(host)
@@ -124,7 +128,13 @@ class Fleet:
         return FleetView(hosts=tuple(sorted(views, key=lambda view: view.host)), unreachable=tuple(sorted(unreachable)))
 
     def observe_host(
-        self, host: str, only: str | None = None, *, metrics: bool = False, gpus: bool = False
+        self,
+        host: str,
+        only: str | None = None,
+        *,
+        metrics: bool = False,
+        gpus: bool = False,
+        stalls: bool = False,
     ) -> HostView:
         """Look at one host; with `only`, at one server of it (cheap enough to repeat while waiting).
 
@@ -143,6 +153,7 @@ class Fleet:
             "http_timeout": HTTP_TIMEOUT_S,
             "gpus": gpus or only is None,
             "metrics": metrics,
+            "stalls": stalls,
             "models": [each.as_json() for each in look.models],
         }
         return host_view(host, self.salt, self.request(host, payload, timeout=OBSERVE_TIMEOUT_S))

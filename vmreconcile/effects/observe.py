@@ -97,6 +97,7 @@ def _server(facts: Facts) -> ObservedServer:
         env_file=facts.one("env_file", _env_file),
         endpoint=facts.one("endpoint", _endpoint),
         log_path=facts.part("log").text("path"),
+        log_written_at=facts.part("log").maybe_number("written_at"),
         problems=facts.texts("problems"),
     )
 
@@ -241,6 +242,7 @@ def _endpoint(facts: Facts) -> Endpoint:
         requests_running=metrics.maybe_number("requests_running"),
         requests_waiting=metrics.maybe_number("requests_waiting"),
         cache_config=metrics.strings("cache_config"),
+        stalled_s=facts.maybe_number("stalled_s"),
     )
 
 

@@ -9,10 +9,11 @@ from dataclasses import replace
 from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.effects.session import AgentError
 from vmreconcile.flows.draining import drained, proven
+from vmreconcile.flows.failing import NotReady
 from vmreconcile.flows.going_back import RolledBack, go_back
 from vmreconcile.flows.keeping import keep_good, keep_what_runs
 from vmreconcile.flows.mending import Again, second_try
-from vmreconcile.flows.ready import Interrupted, NotReady, accept_moved, settle, wait_ready
+from vmreconcile.flows.ready import Interrupted, accept_moved, settle, wait_ready
 from vmreconcile.flows.room import see_devices, wait_for_room
 from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
 from vmreconcile.model.outcome import Failure, Result, Status

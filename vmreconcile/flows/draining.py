@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from vmreconcile.core.draining import drain_of
+from vmreconcile.core.gates import startup_timeout, weights_of
 from vmreconcile.core.phases import phase_of
 from vmreconcile.effects.hooks import Hook, HookError, run_hook
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError, VmreconcileError
-from vmreconcile.flows.ready import Interrupted, NotReady
+from vmreconcile.flows.failing import NotReady
+from vmreconcile.flows.ready import Interrupted
 from vmreconcile.flows.run import Run
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.observed import ObservedServer, Phase
@@ -117,7 +119,7 @@ def _ready(wanted: DesiredServer, run: Run) -> ObservedServer | None:
     """The server as it is now, where it answers; None where there is nobody whom it serves."""
     host = run.fleet.observe_host(wanted.id.host, wanted.id.slug, metrics=True)
     observed = host.server(wanted.id.slug)
-    phase = phase_of(observed, host.now, wanted.health.startup_timeout)
+    phase = phase_of(observed, host.now, startup_timeout(wanted, weights_of(observed, None)))
     return observed if phase is Phase.READY else None
 
 

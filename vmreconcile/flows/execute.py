@@ -23,10 +23,11 @@ from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.acting import INTERRUPTED, agent_failure, carry_out, planned_for
 from vmreconcile.flows.draining import drained
+from vmreconcile.flows.failing import NotReady
 from vmreconcile.flows.fetching import NotFetched, fetch
 from vmreconcile.flows.keeping import keep_what_runs
 from vmreconcile.flows.locking import lock_host
-from vmreconcile.flows.ready import Interrupted, NotReady
+from vmreconcile.flows.ready import Interrupted
 from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase, Unreachable

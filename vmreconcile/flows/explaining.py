@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
-from vmreconcile.core.explaining import located
+from vmreconcile.core.explaining import located, wedged
 from vmreconcile.core.tuning import tuned
 from vmreconcile.effects.fleet import Fleet
 from vmreconcile.effects.parallel import for_each
@@ -83,7 +83,10 @@ def latest_start_of(server: ServerId, fleet: Fleet, lines: int = LOG_LINES) -> l
 def _of_host(host: HostView, servers: list[DesiredServer], fleet: Fleet) -> dict[ServerId, Explanation]:
     found = {}
     for server in servers:
-        unit = host.server(server.id.slug).unit
+        unit, endpoint = host.server(server.id.slug).unit, host.server(server.id.slug).endpoint
+        if endpoint is not None and endpoint.wedged:
+            found[server.id] = wedged(server.id, endpoint)
+            continue
         explanation = cause(latest_start_of(server.id, fleet), unit.exit_code if unit else None)
         if explanation is not None:
             found[server.id] = in_place(explanation, server.id, server, host)

@@ -24,9 +24,9 @@ from vmreconcile.effects.fleet import Look
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
 from vmreconcile.flows.draining import back_in
+from vmreconcile.flows.failing import NotReady
 from vmreconcile.flows.keeping import keep_failed, revisions_of
 from vmreconcile.flows.mending import settled
-from vmreconcile.flows.ready import NotReady
 from vmreconcile.flows.run import Expected, Run, send_steps
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer
@@ -211,15 +211,16 @@ def _back(failed: Failed, good: Revision, run: Run) -> tuple[Change, Run]:
     block = block_of(subject, {})
     if block is not None:
         raise CannotGoBackError(f"revision {good.number} cannot start: {block.note}", remedy=block.remedy)
+    gate = gate_of(wanted, failed.observed, good.kept.placed)
     change = Change(
         server=server,
         action=failed.change.action,
         reason=Reason.ROLLED_BACK,
-        phase=phase_of(failed.observed, host.now, wanted.health.startup_timeout),
+        phase=phase_of(failed.observed, host.now, gate.timeout),
         disruptive=True,
         stops=stops_of(host, failed.observed, LEFT),
         steps=bringing_up(subject, BACK),
-        gate=gate_of(wanted),
+        gate=gate,
         placed=good.kept.placed,
         digest=digest_of(host, failed.observed),
     )

@@ -12,7 +12,7 @@ from vmreconcile.core.gpus.mending import Mends, mends
 from vmreconcile.core.placing import tenant_on
 from vmreconcile.core.planning import subject_of
 from vmreconcile.effects.session import AgentError
-from vmreconcile.flows.ready import NotReady
+from vmreconcile.flows.failing import NotReady
 from vmreconcile.flows.run import Run
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.gpus import Placed

@@ -3,51 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
 from vmreconcile.core.actions import Decision, exists
 from vmreconcile.core.diff import drift_of
 from vmreconcile.core.gpus.applied import with_placed
-from vmreconcile.core.phases import runtime_of
 from vmreconcile.core.planning import decision_of, subject_of
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
-from vmreconcile.flows.explaining import in_place, latest_start_of
+from vmreconcile.flows.failing import NotReady, ended, too_late, wrong_model
 from vmreconcile.flows.learning import learn
-from vmreconcile.flows.run import Run, send_steps
+from vmreconcile.flows.patience import Patience
+from vmreconcile.flows.run import Run
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import HostView, ObservedServer
+from vmreconcile.model.observed import Endpoint, HostView, ObservedServer
 from vmreconcile.model.outcome import Failure
 from vmreconcile.model.plan import Action, Change, Gate
 from vmreconcile.model.values import JsonValue
-from vmreconcile.vllm.signatures import UNKNOWN, Explanation, cause, explain
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 2.0
 GATE_TIMEOUT_S = 60.0
-TOO_LATE = Explanation(
-    kind="startup_timeout",
-    summary="",
-    evidence="",
-    line=0,
-    remedy="raise health.startup_timeout if it only needs longer",
-    settings=("health.startup_timeout",),
-)
-
-
-class NotReady(VmreconcileError):  # noqa: N818 - an outcome, reported as one
-    """A server did not become what it should; carries the failure for the report.
-
-    `lines` are the log of a start that ended by itself and is stopped for good now; none in every other case.
-    """
-
-    def __init__(self, failure: Failure, lines: Sequence[str] = ()) -> None:
-        """Keep both."""
-        super().__init__(failure.summary, remedy=failure.remedy)
-        self.failure = failure
-        self.lines = tuple(lines)
+HEALTHY = 200
 
 
 class Interrupted(VmreconcileError):  # noqa: N818 - an outcome, reported as one
@@ -107,34 +86,95 @@ def accept_moved(change: Change, run: Run, told: str) -> None:
 
 
 def wait_ready(change: Change, wanted: DesiredServer, gate: Gate, run: Run) -> None:
-    """Wait until the server is healthy, has answered a completion and shows no drift.
+    """Wait until the server is healthy, has answered a completion, stayed so for a while, and shows no drift.
 
     Raises:
         NotReady: it died, it is too late, or it came up different from what is wanted.
         Interrupted: the person asked to stop.
     """
+    watch = _Watch(change, run)
+    patience = Patience(wanted=wanted, gate=gate, run=run)
     begun, pause = time.monotonic(), FIRST_PAUSE_S
-    before: int | None = None
     while True:
-        host = run.fleet.observe_host(wanted.id.host, wanted.id.slug)
-        observed = host.server(wanted.id.slug)
-        restarts = observed.unit.restarts if observed.unit else 0
-        before = restarts if before is None else before
-        died = _died(observed, restarts - before)
-        if died:
-            raise _ended(change, died, host, run)
-        problem = _gate_problem(observed, gate, run, wanted.id)
+        host = watch.look()
+        problem = _gate_problem(host.server(wanted.id.slug), gate, run, wanted.id) or _soak(watch, gate)
         if not problem:
             break
         waited = time.monotonic() - begun
         run.reporter.waits(wanted.id, waited, problem)
-        if waited > gate.timeout:
-            raise NotReady(_too_late(with_placed(wanted, change.placed), gate, problem, host, run))
-        if run.stopping.wait(pause):
-            raise Interrupted("interrupted")
+        if patience.is_over(waited):
+            raise NotReady(too_late(with_placed(wanted, change.placed), patience.deadline, problem, host, run))
+        _rest(pause, run)
         pause = min(pause * 1.5, LONGEST_PAUSE_S)
     _in_sync(change, wanted, run)
     learn(wanted, run)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Looks at one server, again and again; the first look that finds its start ended raises."""
+
+    change: Change
+    run: Run
+    proven: bool = False
+    """Whether it has passed its gate, and only has to stay up."""
+    _root: tuple[int, int] | None = None
+    _restarts: int | None = None
+
+    def look(self) -> HostView:
+        """Read the host again.
+
+        Raises:
+            NotReady: the server's process has ended, or another one has taken its place.
+        """
+        server = self.change.server
+        host = self.run.fleet.observe_host(server.host, server.slug)
+        observed = host.server(server.slug)
+        restarts = observed.unit.restarts if observed.unit else 0
+        self._restarts = restarts if self._restarts is None else self._restarts
+        died = _died(observed, restarts - self._restarts) or self._replaced(observed)
+        if died:
+            raise ended(self.change, f"{died}, just after it was ready" if self.proven else died, host, self.run)
+        return host
+
+    def _replaced(self, observed: ObservedServer) -> str:
+        """Whether another root runs than at the last look, "" where it is the same or none was seen yet."""
+        process, before = observed.process, self._root
+        if process is None:
+            return ""
+        self._root = (process.pid, process.start_ticks)
+        return "" if before in {None, self._root} else "its process ended, and another was started"
+
+
+def _soak(watch: _Watch, gate: Gate) -> str:
+    """See a server that has passed its gate stay up for as long as the gate wants; why it did not, "" where it did.
+
+    Files alone that were written anew need no soak: the process has been there all the time.
+
+    Raises:
+        NotReady: it ended.
+        Interrupted: the person asked to stop.
+    """
+    change, begun = watch.change, time.monotonic()
+    if change.action is Action.RETUNE and not change.disruptive:
+        return ""
+    watch.proven = True
+    while (left := begun + gate.soak - time.monotonic()) > 0:
+        _rest(min(left, LONGEST_PAUSE_S / 2), watch.run)
+        endpoint = watch.look().server(change.server.slug).endpoint
+        if endpoint is None or endpoint.health != HEALTHY:
+            return f"{_unhealthy(endpoint)}, after it was ready"
+    return ""
+
+
+def _rest(pause: float, run: Run) -> None:
+    """Wait a little.
+
+    Raises:
+        Interrupted: the person asked to stop.
+    """
+    if run.stopping.wait(pause):
+        raise Interrupted("interrupted")
 
 
 def _died(observed: ObservedServer, restarts: int) -> str:
@@ -150,22 +190,38 @@ def _died(observed: ObservedServer, restarts: int) -> str:
 
 
 def _gate_problem(observed: ObservedServer, gate: Gate, run: Run, server: ServerId) -> str:
-    """Why the gate is not passed yet, '' where it is."""
+    """Why the gate is not passed yet, '' where it is.
+
+    Raises:
+        NotReady: it serves another model, which time does not change.
+    """
     endpoint = observed.endpoint
-    if endpoint is None or endpoint.health is None:
-        return (endpoint.problem if endpoint else None) or "no answer on its port yet"
-    if endpoint.health != 200:
-        return f"/health answers {endpoint.health}"
+    if endpoint is None or endpoint.health != HEALTHY:
+        return _unhealthy(endpoint)
     if not endpoint.models:
         return "/v1/models names no model yet"
-    if not gate.completion:
-        return ""
+    if not set(gate.models) <= set(endpoint.models):
+        raise NotReady(wrong_model(server, gate, endpoint))
+    return _completion_problem(gate, run, server) if gate.completion else ""
+
+
+def _unhealthy(endpoint: Endpoint | None) -> str:
+    """What /health says where it does not say 200."""
+    if endpoint is None or endpoint.health is None:
+        return (endpoint.problem if endpoint else None) or "no answer on its port yet"
+    return f"/health answers {endpoint.health}"
+
+
+def _completion_problem(gate: Gate, run: Run, server: ServerId) -> str:
+    """Why the server did not answer one request of its task, '' where it did."""
     payload: dict[str, JsonValue] = {
         "do": "gate",
         "slug": server.slug,
         "address": gate.address,
         "port": gate.port,
         "completion": True,
+        "model": gate.models[0] if gate.models else None,
+        "runner": gate.runner,
         "timeout": GATE_TIMEOUT_S / 2,
     }
     try:
@@ -204,57 +260,4 @@ def _in_sync(change: Change, wanted: DesiredServer, run: Run) -> None:
             summary=f"{wanted.id} runs, but still differs: {differing or decision.reason}",
             remedy=remedy,
         )
-    )
-
-
-def _ended(change: Change, died: str, host: HostView, run: Run) -> NotReady:
-    """What is to be raised of a start that ended, which is stopped for good first."""
-    lines = latest_start_of(change.server, run.fleet)
-    failure = _failure(change, died, host, run, lines)
-    left = _leave_stopped(change, host, host.server(change.server.slug), failure, run)
-    return NotReady(left, lines if left is failure else ())
-
-
-def _failure(change: Change, died: str, host: HostView, run: Run, lines: Sequence[str]) -> Failure:
-    """Why a start ended, from its own log."""
-    server = change.server
-    unit = host.server(server.slug).unit
-    found = cause(lines, unit.exit_code if unit else None, ended=True)
-    ended = f"{server} ended while starting ({died}); its log shows no known cause"
-    if found is None:
-        return Failure(kind=UNKNOWN, summary=ended, remedy=f"vmreconcile logs {server}")
-    wanted = run.desired.get(server)
-    found = in_place(found, server, with_placed(wanted, change.placed) if wanted else None, host)
-    return Failure(
-        kind=found.kind,
-        summary=ended if found.kind == UNKNOWN else f"{server} did not start: {found.summary}",
-        evidence=found.evidence,
-        remedy=f"{found.remedy} (vmreconcile logs {server})",
-    )
-
-
-def _leave_stopped(change: Change, host: HostView, observed: ObservedServer, failure: Failure, run: Run) -> Failure:
-    """Stop what systemd would start again and again; the failure stays the report."""
-    runtime = runtime_of(observed)
-    if runtime is not None:
-        try:
-            send_steps(change.server, runtime.stop(host, observed), run)
-        except AgentError as error:
-            return Failure(
-                kind=failure.kind,
-                summary=f"{failure.summary}; stopping it failed too: {error}",
-                evidence=failure.evidence,
-                remedy=failure.remedy,
-            )
-    return failure
-
-
-def _too_late(wanted: DesiredServer, gate: Gate, problem: str, host: HostView, run: Run) -> Failure:
-    found = explain(latest_start_of(wanted.id, run.fleet)) or TOO_LATE
-    found = in_place(found, wanted.id, wanted, host)
-    return Failure(
-        kind=found.kind,
-        summary=f"{wanted.id} was not ready within {gate.timeout:g} s: {problem}",
-        evidence=found.evidence,
-        remedy=f"{found.remedy} (it was left as it is; vmreconcile logs {wanted.id})",
     )

@@ -48,8 +48,12 @@ REACHED_BY = ("ansible_connection", "ansible_host", "ansible_port", "vllm_state_
 
 
 def observe_and_plan(prepared: Prepared, scope: Scope = EVERYTHING, *, once: bool = False) -> tuple[FleetView, Plan]:
-    """Look at every selected host and plan; changes nothing anywhere. `once`: no host is asked again afterwards."""
-    view = prepared.fleet.observe(prepared.hosts, once=once)
+    """Look at every selected host and plan; changes nothing anywhere. `once`: no host is asked again afterwards.
+
+    Whether servers do their work is looked at only where that decides something: not to stop or to restart one.
+    """
+    decides = scope.actions is None and not scope.restart
+    view = prepared.fleet.observe(prepared.hosts, once=once, stalls=decides)
     return view, plan_of(prepared, scope, view, once=once)
 
 

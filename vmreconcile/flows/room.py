@@ -6,7 +6,8 @@ import time
 
 from vmreconcile.core.gpus.room import Short, held_by, missing, short_of, unreadable
 from vmreconcile.effects.session import AgentError
-from vmreconcile.flows.ready import Interrupted, NotReady
+from vmreconcile.flows.failing import NotReady
+from vmreconcile.flows.ready import Interrupted
 from vmreconcile.flows.run import Run
 from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, field
 
 from vmreconcile.core.diff import drift_of
 from vmreconcile.core.fingerprints import shown as showable
+from vmreconcile.core.gates import USUAL_TIMEOUT_S, startup_timeout, weights_of
 from vmreconcile.core.gpus.figures import memory_json
 from vmreconcile.core.launching import public_env
 from vmreconcile.core.phases import phase_of
-from vmreconcile.core.planning import DEFAULT_STARTUP_TIMEOUT_S, subject_of
+from vmreconcile.core.planning import subject_of
 from vmreconcile.core.reports import field_json, placement_json
 from vmreconcile.core.selection import similar
 from vmreconcile.errors import UsageError
@@ -45,7 +46,7 @@ def show_server(server: ServerId, prepared: Prepared) -> Shown:
         UsageError: it is neither wanted nor seen on its host.
     """
     wanted = next((each for each in prepared.inputs.desired.servers if each.id == server), None)
-    view = prepared.fleet.observe([server.host], once=True, metrics=True)
+    view = prepared.fleet.observe([server.host], once=True, metrics=True, stalls=True)
     host = view.hosts[0] if view.hosts else None
     observed = host.server(server.slug) if host else None
     if wanted is None and (observed is None or observed == ObservedServer(slug=server.slug)):
@@ -128,7 +129,7 @@ def _wanted(server: DesiredServer) -> Json:
 
 def _observed(observed: ObservedServer, host: HostView, wanted: DesiredServer | None) -> Json:
     process, endpoint = observed.process, observed.endpoint
-    timeout = wanted.health.startup_timeout if wanted else DEFAULT_STARTUP_TIMEOUT_S
+    timeout = startup_timeout(wanted, weights_of(observed, None)) if wanted else USUAL_TIMEOUT_S
     version = (endpoint.version if endpoint else None) or host.installed(wanted.executable if wanted else "").version
     command = from_argv(process.argv, catalogue_for(version)) if process else None
     settings: Json = {}

@@ -31,9 +31,12 @@ CACHE_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """When a start counts as done. Times in seconds; `soak`: how long it must stay up after its first answer."""
+    """When a start counts as done. Times in seconds; `soak`: how long it must stay up after its first answer.
 
-    startup_timeout: float = 900.0
+    `startup_timeout` None: a quarter of an hour, and more the larger the weights are (core/gates.py).
+    """
+
+    startup_timeout: float | None = None
     completion: bool = True
     soak: float = 3.0
 

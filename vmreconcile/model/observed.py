@@ -152,6 +152,13 @@ class Endpoint:
     requests_running: float | None = None
     requests_waiting: float | None = None
     cache_config: Mapping[str, str] = field(default_factory=dict)
+    stalled_s: float | None = None
+    """For how many seconds it has moved none of its requests and answered no new one; None: it works, or is idle."""
+
+    @property
+    def wedged(self) -> bool:
+        """Whether it says that it is healthy, and does nothing."""
+        return self.health == 200 and self.stalled_s is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +174,8 @@ class ObservedServer:
     env_file: EnvFile | None = None
     endpoint: Endpoint | None = None
     log_path: str = ""
+    log_written_at: float | None = None
+    """When its log was last written, by the host's clock; None where it has none of its own (the journal)."""
     problems: tuple[str, ...] = ()
 
     @property

@@ -59,6 +59,7 @@ class Reason(enum.StrEnum):
     TOKEN_CHANGED = "token_changed"  # noqa: S105 - a reason's name
     VERSION_CHANGED = "version_changed"
     UNHEALTHY = "unhealthy"
+    WEDGED = "wedged"
     REQUESTED = "requested"
     ROLLED_BACK = "rolled_back"
     UNIT_CHANGED = "unit_changed"
@@ -149,12 +150,21 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What must hold after the steps: the server ready on this address within `timeout` seconds."""
+    """What must hold after the steps: the server ready on this address within `timeout` seconds, and for `soak` more.
+
+    `models` are names that `/v1/models` must show. `runner` is 'generate' or 'pooling' where the settings say so, else
+    "": it decides which question is the first to be tried.
+    """
 
     address: str
     port: int
     timeout: float
     completion: bool
+    models: tuple[str, ...] = ()
+    runner: str = ""
+    soak: float = 0.0
+    grows: bool = False
+    """Whether `timeout` is nobody's word, and grows with the weights once it is known how large they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

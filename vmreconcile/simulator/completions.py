@@ -9,28 +9,14 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
 from vmreconcile.simulator.httpd import Request, Response
+from vmreconcile.simulator.requests import RefusedError, named_model, read_body, take_up, work
 from vmreconcile.simulator.serving import Serving, new_id
 
 WORDS = " this text comes from a simulator of vLLM, not from a model.".replace(" ", "| ").split("|")[1:]
 DEFAULT_TOKENS = 16
-DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
-DRAINING = "cannot schedule new futures after shutdown"
-"""What vLLM 0.32.0 says to new requests while it finishes those that it has (and has been given time for)."""
 _Json = dict[str, object]
-
-
-class RefusedError(Exception):
-    """A request that vLLM would not take: the status, and the error's type and parameter."""
-
-    def __init__(
-        self, message: str, *, status: int = 400, kind: str = "BadRequestError", param: str | None = None
-    ) -> None:
-        """Keep what the answer says."""
-        super().__init__(message)
-        self.status, self.kind, self.param = status, kind, param
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,74 +39,23 @@ def complete(serving: Serving, request: Request, *, chat: bool) -> Response:
         RefusedError: the request is one that vLLM would refuse.
     """
     asked = _read(serving, request, chat=chat)
-    faults = serving.faults()
-    if faults.crash_on_request and not serving.dead:
-        serving.crash_wanted = True
-        serving.wake()
-    if serving.dead or serving.stopping or faults.crash_on_request:
-        serving.refused_when_dead = serving.dead
-        serving.wake()
-        draining = serving.stopping and serving.patience and not serving.dead
-        raise RefusedError(DRAINING if draining else DEAD, status=500, kind="InternalServerError")
-    serving.begin()
-    if faults.wedged:
-        _stay_silent(serving, request)
+    seconds = take_up(serving, request)
     if asked.stream:
         return Response(
-            stream=_stream(serving, asked, faults.request_seconds, request),
-            content_type="text/event-stream; charset=utf-8",
+            stream=_stream(serving, asked, seconds, request), content_type="text/event-stream; charset=utf-8"
         )
-    begun, reason = time.monotonic(), "length"
-    if not serving.work(faults.request_seconds):
-        _give_up(serving, request)
-        done = (time.monotonic() - begun) / faults.request_seconds if faults.request_seconds else 1.0
-        asked, reason = replace(asked, tokens=int(asked.tokens * min(done, 1.0))), "abort"
+    reason, done = "length", work(serving, request, seconds)
+    if done is not None:
+        asked, reason = replace(asked, tokens=int(asked.tokens * done)), "abort"
     serving.end(prompt=asked.prompt_tokens, generated=asked.tokens * asked.choices)
     body = json.dumps(_whole(serving, asked, reason), separators=(",", ":")).encode()
     return Response(body=body, content_type="application/json")
 
 
-def _give_up(serving: Serving, request: Request) -> None:
-    """A request that was cut short has no answer where its engine is gone; else this returns.
-
-    Raises:
-        RefusedError: the engine died of a signal.
-        OSError: it was ended while this request was waited for.
-    """
-    if serving.silent:
-        _stay_silent(serving, request)
-    if serving.dead:
-        serving.end()
-        raise RefusedError(DEAD, status=500, kind="InternalServerError")
-
-
-def _stay_silent(serving: Serving, request: Request) -> NoReturn:
-    """Give no answer: wait until the client goes away.
-
-    Raises:
-        OSError: it went.
-    """
-    try:
-        request.connection.recv(1)
-    finally:
-        serving.end()
-    raise OSError("the client left without an answer")
-
-
 def _read(serving: Serving, request: Request, *, chat: bool) -> _Asked:
     """Check a request's body as vLLM does, in its order."""
-    try:
-        body = json.loads(request.body)
-    except ValueError:
-        raise RefusedError("1 validation error:\n  {'type': 'json_invalid', 'msg': 'JSON decode error'}",
-                           kind="Bad Request", param="body") from None  # fmt: skip
-    if not isinstance(body, dict):
-        raise RefusedError("1 validation error:\n  {'type': 'dict_type', 'loc': 'body'}", kind="Bad Request")
-    model = body.get("model") or serving.options.served_names[0]
-    if model not in serving.names():
-        known = ", ".join(serving.names())
-        raise RefusedError(f"The model `{model}` does not exist. Valid aliases: {known}.",
-                           status=404, kind="NotFoundError", param="model")  # fmt: skip
+    body = read_body(request)
+    model = named_model(serving, body)
     prompt = body.get("messages") if chat else body.get("prompt")
     if not prompt:
         param = "messages" if chat else "prompt"

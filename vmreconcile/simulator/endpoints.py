@@ -9,10 +9,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from vmreconcile.simulator.completions import RefusedError, complete
+from vmreconcile.simulator.completions import complete
 from vmreconcile.simulator.httpd import REASONS, Request, Response
 from vmreconcile.simulator.log import write
 from vmreconcile.simulator.metrics import metrics_page
+from vmreconcile.simulator.pooling import ROUTES, pool
+from vmreconcile.simulator.requests import RefusedError
 from vmreconcile.simulator.serving import Serving, new_id
 
 GUARDED = ("/v1", "/v2", "/inference")
@@ -34,17 +36,20 @@ def answer(serving: Serving, request: Request) -> Response:
 
 
 def routes(serving: Serving) -> dict[str, dict[str, _Route]]:
-    """Every path with its methods; the adapters' are there only where vLLM has them."""
+    """Every path with its methods; those of a task, and the adapters', are there only where vLLM has them."""
     found: dict[str, dict[str, _Route]] = {
         "/health": {"GET": _health},
         "/load": {"GET": lambda serving, _: _json({"server_load": serving.running})},
         "/metrics": {"GET": _metrics},
         "/ping": {"GET": _health, "POST": _health},
-        "/v1/chat/completions": {"POST": lambda serving, request: complete(serving, request, chat=True)},
-        "/v1/completions": {"POST": lambda serving, request: complete(serving, request, chat=False)},
         "/v1/models": {"GET": _models},
         "/version": {"GET": lambda serving, _: _json({"version": serving.version})},
     }
+    if serving.options.pools:
+        found |= {path: {"POST": pool} for path in ROUTES[serving.options.pools]}
+    else:
+        found["/v1/chat/completions"] = {"POST": lambda serving, request: complete(serving, request, chat=True)}
+        found["/v1/completions"] = {"POST": lambda serving, request: complete(serving, request, chat=False)}
     if serving.options.enable_lora and serving.runtime_lora:
         found["/v1/load_lora_adapter"] = {"POST": _load_adapter}
         found["/v1/unload_lora_adapter"] = {"POST": _unload_adapter}

@@ -13,7 +13,12 @@ def metrics_page(serving: Serving) -> str:
     """Render the page in Prometheus' text format."""
     label = f'{{engine="0",model_name="{_escape(serving.options.served_names[0])}"}}'
     samples: list[tuple[str, str, str, float]] = [
-        ("vllm:num_requests_running", "gauge", "Number of requests in model execution batches.", serving.running),
+        (
+            "vllm:num_requests_running",
+            "gauge",
+            "Number of requests in model execution batches.",
+            serving.hung or serving.running,
+        ),
         ("vllm:num_requests_waiting", "gauge", "Number of requests waiting to be processed.", 0),
         ("vllm:kv_cache_usage_perc", "gauge", "KV-cache usage. 1 means 100 percent usage.", 0),
         ("vllm:prefix_cache_queries_total", "counter", "Prefix cache queries, in tokens.", serving.prompt_tokens),

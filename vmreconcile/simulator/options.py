@@ -50,6 +50,8 @@ class Options:
     kv_cache_dtype: str
     shutdown_timeout: int
     """Seconds that requests in flight may take once it is told to stop; 0 aborts them."""
+    pools: str
+    """What a model that pools was converted to, 'embed' or 'classify'; "" for one that writes."""
     shown: Mapping[str, JsonValue]
 
     def with_max_model_len(self, tokens: int) -> Options:
@@ -120,6 +122,7 @@ def read_options(words: tuple[str, ...], environ: Mapping[str, str], catalogue: 
         prefix_caching=values.get("enable_prefix_caching") is not False,
         kv_cache_dtype=_text(values, "kv_cache_dtype"),
         shutdown_timeout=_int(values, "shutdown_timeout"),
+        pools=_pools(values),
         shown={"model": model, **masked},
     )
 
@@ -147,6 +150,14 @@ def _float(values: Settings, name: str) -> float:
     """A number, 0 for none."""
     value = values.get(name)
     return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _pools(values: Settings) -> str:
+    """What `--runner`, `--convert` and the older `--task` make of the model; by itself each one writes."""
+    kind = {_text(values, "convert"), _text(values, "task")}
+    if kind & {"classify", "score", "reward"}:
+        return "classify"
+    return "embed" if kind & {"embed", "embedding"} or _text(values, "runner") == "pooling" else ""
 
 
 def _adapters(values: Settings) -> tuple[tuple[str, str], ...]:

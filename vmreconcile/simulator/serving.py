@@ -43,6 +43,8 @@ class Serving:
     """Set once nothing more is computed for the requests in flight."""
     silent: bool = False
     """They are not even answered any more: their engine is gone."""
+    hung: int = 0
+    """How many requests the engine had when it began to hang: what the metrics show from then on; 0: it does not."""
     prompt_tokens: int = 0
     generation_tokens: int = 0
     finished: int = 0
@@ -53,13 +55,22 @@ class Serving:
         with self.lock:
             self.running += 1
 
-    def end(self, *, prompt: int = 0, generated: int = 0) -> None:
-        """Count a request out, with the tokens it took; without tokens it was given up."""
+    def hang(self) -> None:
+        """The engine hangs from now on, with what it was given before: its counters stand still, whoever leaves."""
+        with self.lock:
+            self.hung = self.hung or self.running
+
+    def recover(self) -> None:
+        """The engine works again; what its clients have given up is gone."""
+        self.hung = 0
+
+    def end(self, *, prompt: int = 0, generated: int = 0, finished: bool = False) -> None:
+        """Count a request out, with the tokens it took; one that wrote none and is not `finished` was given up."""
         with self.lock:
             self.running -= 1
             self.prompt_tokens += prompt
             self.generation_tokens += generated
-            self.finished += bool(generated)
+            self.finished += bool(generated) or finished
         self.wake()
 
     @property

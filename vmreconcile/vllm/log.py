@@ -12,7 +12,10 @@ BEGIN = re.compile(r"non-default args: |vLLM API server version |^usage: vllm\b"
 """A line that each start prints, and early; a log may hold several starts. A refused argument prints the usage."""
 
 READY = "Application startup complete."
-SERVING = re.compile(re.escape(READY) + r'| - "[A-Z]+ /\S* HTTP/[\d.]+" \d{3}| Avg prompt throughput: ')
+ACCESS = re.compile(r' - "[A-Z]+ /\S* HTTP/[\d.]+" \d{3}')
+"""A line of uvicorn's access log, such as our own questions leave."""
+
+SERVING = re.compile(rf"{re.escape(READY)}|{ACCESS.pattern}| Avg prompt throughput: ")
 """A line that only a server prints that is, or was, ready; what is left of a long log may hold no other sign."""
 
 ERROR = re.compile(

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from vmreconcile.model.showing import masked
-from vmreconcile.vllm.log import ERROR, after_ready, bare, is_logged, latest_start
+from vmreconcile.vllm.log import ACCESS, ERROR, after_ready, bare, is_logged, latest_start
 
 LONGEST = 400
 UNKNOWN = "died"
@@ -131,7 +131,7 @@ def _killed(lines: Sequence[str], exit_code: int | None) -> Explanation | None:
 
 def _last_said(lines: Sequence[str]) -> int | None:
     """The index of the last line that says something."""
-    return next((at for at in range(len(lines) - 1, -1, -1) if _tells(lines[at])), None)
+    return next((at for at in range(len(lines) - 1, -1, -1) if _ends(lines[at])), None)
 
 
 def _root_error(lines: Sequence[str]) -> int | None:
@@ -161,7 +161,12 @@ def _whole(lines: Sequence[str], number: int) -> Sequence[str]:
 def _tells(line: str) -> bool:
     """Whether a line may be shown as the last one that says something."""
     text = bare(line).strip()
-    return bool(text) and not _is_generic(text)
+    return bool(text) and not ACCESS.search(text) and not _is_generic(text)
+
+
+def _ends(line: str) -> bool:
+    """Whether a line may be shown as the last one of a log, where it is no part of a traceback."""
+    return _tells(line) and not bare(line).startswith(("  ", "Traceback "))
 
 
 def _is_generic(text: str) -> bool:

@@ -83,7 +83,8 @@ def _server(wanted: DesiredServer, patient: Patient) -> Check:
         summary = f"{phase}, and to be {wanted.state}"
         return judged("server", good, summary, "vmreconcile plan", bad=Health.WARN, server=server)
     if why is not None:
-        summary = f"{phase}: {why.summary} ({why.kind}); its log: {why.evidence}"
+        whence = "its log" if why.line else "seen"
+        summary = f"{phase}: {why.summary} ({why.kind}); {whence}: {why.evidence}"
         return judged("server", good=False, summary=summary, remedy=why.remedy, server=server)
     bad = Health.WARN if phase in {Phase.ABSENT, Phase.STOPPED} else Health.FAIL
     return judged("server", phase in {Phase.READY, Phase.STARTING}, str(phase), remedy, bad=bad, server=server)
