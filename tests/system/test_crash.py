@@ -32,8 +32,8 @@ WISHES: tuple[dict[str, dict[str, object]], ...] = (
     {
         "keep": {"port": 8001},
         "tune": {"port": 8002, "env": {"PURPOSE": "first"}},
-        "one": {"port": 8003},
-        "other": {"port": 8004, "state": "stopped"},
+        "one": {"port": 8003, "hosts": "gpu2"},
+        "other": {"port": 8004, "hosts": "gpu2", "state": "stopped"},
         "left": {"port": 8005, "hosts": "gpu1"},
         "right": {"port": 8006, "hosts": "gpu1"},
         "moved": {"port": 8007, "hosts": "gpu2"},
@@ -42,8 +42,8 @@ WISHES: tuple[dict[str, dict[str, object]], ...] = (
     {
         "keep": {"port": 8001},
         "tune": {"port": 8002, "env": {"PURPOSE": "second"}, "args": {"max_model_len": 1024}},
-        "one": {"port": 8003, "state": "stopped"},
-        "other": {"port": 8004},
+        "one": {"port": 8003, "hosts": "gpu2", "state": "stopped"},
+        "other": {"port": 8004, "hosts": "gpu2"},
         "left": {"port": 8006, "hosts": "gpu1"},
         "right": {"port": 8005, "hosts": "gpu1"},
         "moved": {"port": 8007, "hosts": "gpu2", "runtime": "process"},
@@ -130,7 +130,7 @@ def test_each_step_twice_is_as_good_as_once(fleet: Cli, hosts: list[Host], tmp_p
     path = tmp_path / "plan.json"
     assert fleet("plan", "-o", str(path)).returncode == 0
     changes = sorted(json.loads(path.read_text())["changes"], key=lambda change: not change["early"])
-    assert len(changes) > 8
+    assert len(changes) == 8
     seen = set()
     for host in hosts[:2]:
         mine = [change for change in changes if change["host"] == host.name]
