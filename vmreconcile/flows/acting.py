@@ -15,7 +15,7 @@ from vmreconcile.flows.keeping import keep_good, keep_what_runs
 from vmreconcile.flows.mending import Again, second_try
 from vmreconcile.flows.ready import Interrupted, accept_moved, settle, wait_ready
 from vmreconcile.flows.room import see_devices, wait_for_room
-from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
+from vmreconcile.flows.run import MOVED, Expected, Run, seen_through, send_steps
 from vmreconcile.model.outcome import Failure, Result, Status
 from vmreconcile.model.plan import Action, Change, Reason
 
@@ -64,7 +64,8 @@ def carry_out(change: Change, run: Run, later: Iterable[Change] = ()) -> Result:
 def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
     """Carry out the steps and see what comes of them; a start that fails for memory is tried once more.
 
-    Where it still fails, the last good settings come back.
+    Where it still fails, the last good settings come back. What was taken down for it is seen through whatever a first
+    Ctrl-C says: it must neither stay down nor out of its load balancer.
 
     Returns:
         False where another run has meanwhile done what the steps are for.
@@ -73,15 +74,16 @@ def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
     tried, done = change, True
     try:
         done = _act(change, run)
+        through = seen_through(run) if change.disruptive and starts(change) else run
         try:
-            _prove(change, run)
+            _prove(change, through)
         except NotReady as first:
             if not done:
                 raise
             again = second_try(change, first, run, later)
             run.reporter.says(change.server, f"{_unnamed(first.failure.summary, change)}: {again.told}")
             tried = again.change
-            _once_more(again, run)
+            _once_more(again, through)
     except (NotReady, AgentError) as error:
         if done:
             failure = error.failure if isinstance(error, NotReady) else agent_failure(tried, error)

@@ -28,7 +28,7 @@ from vmreconcile.flows.fetching import NotFetched, fetch
 from vmreconcile.flows.keeping import keep_what_runs
 from vmreconcile.flows.locking import lock_host
 from vmreconcile.flows.ready import Interrupted
-from vmreconcile.flows.run import Run, send_steps
+from vmreconcile.flows.run import Run, seen_through, send_steps
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase, Unreachable
 from vmreconcile.model.outcome import Failure, Outcome, Result, Status
@@ -222,14 +222,14 @@ class _Rollout:
     def _act(self, unit: Unit, later: list[Change], results: list[Result]) -> None:
         """One change after the other, each until it is seen done."""
         fit = [change for change in unit.changes if change.server not in self.stuck]
-        stopped = _stop_early(fit, self.run, self.stuck) if not self.run.stopping.is_set() else frozenset()
+        stopped = not self.run.stopping.is_set() and _stop_early(fit, self.run, self.stuck)
+        run = seen_through(self.run) if stopped else self.run  # what was stopped comes up again
         for at, change in enumerate(unit.changes):
             failure = self.stuck.get(change.server)
             if failure:
                 result = Result(server=change.server, action=change.action, status=Status.FAILED, failure=failure)
             else:
-                run = replace(self.run, stopping=threading.Event()) if change.server in stopped else self.run
-                result = carry_out(change, run, [*unit.changes[at + 1 :], *later])  # what was stopped comes up again
+                result = carry_out(change, run, [*unit.changes[at + 1 :], *later])
             results.append(result)
             self._ends(result)
 
@@ -302,9 +302,13 @@ def _tell_fetching(server: ServerId, run: Run, seconds: float, line: str) -> Non
         raise Interrupted("interrupted")
 
 
-def _stop_early(changes: Iterable[Change], run: Run, stuck: dict[ServerId, Failure]) -> frozenset[ServerId]:
-    """Take down what another server of the unit needs the port or GPU of; those that would not go are `stuck`."""
-    stopped = set()
+def _stop_early(changes: Iterable[Change], run: Run, stuck: dict[ServerId, Failure]) -> bool:
+    """Take down what another server of the unit needs the port or GPU of; those that would not go are `stuck`.
+
+    Returns:
+        Whether anything was stopped; from the first one on a Ctrl-C does not end it, for the others need what they free.
+    """
+    stopped = False
     for change in changes:
         if not (change.early and change.pending):
             continue
@@ -319,5 +323,5 @@ def _stop_early(changes: Iterable[Change], run: Run, stuck: dict[ServerId, Failu
         except Interrupted:
             break
         else:
-            stopped.add(change.server)
-    return frozenset(stopped)
+            stopped, run = True, seen_through(run)
+    return stopped

@@ -1,0 +1,137 @@
+"""Where rollouts meet drains, going back, locks and Ctrl-C: who is down, who is left down, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.flows.test_going_back import dies_with
+from tests.lab.applying import Witness, apply, run_of, statuses
+from tests.lab.fake_host import FakeHost
+from tests.lab.fake_kernel import Behaviour, Refusal
+from tests.lab.worlds import World, wanted, world
+from vmreconcile.core.planfile import confirm, parse, render
+from vmreconcile.errors import UnreachableError
+from vmreconcile.flows.execute import execute
+from vmreconcile.model.desired import DesiredServer, Health, Hooks, Rollout
+from vmreconcile.model.outcome import Failure, Outcome
+from vmreconcile.model.plan import Plan
+
+QUICK = Health(startup_timeout=60.0, soak=0.0)
+
+
+def failure(outcome: Outcome, server: str) -> Failure:
+    """Why a server failed."""
+    (found,) = [result.failure for result in outcome.results if str(result.server) == server]
+    assert found is not None
+    return found
+
+
+def model(count: int, length: int = 4096, **fields: Any) -> list[DesiredServer]:  # noqa: ANN401 - a server's
+    """A model on so many hosts."""
+    return [wanted(f"m@h{at}", args={"max_model_len": length}, health=QUICK, **fields) for at in range(1, count + 1)]
+
+
+def ready(count: int, **fields: Any) -> World:  # noqa: ANN401 - a server's
+    """Its servers, all ready."""
+    there = world(*model(count, **fields))
+    assert set(statuses(apply(there)).values()) == {"changed"}
+    return there
+
+
+def serving(there: World) -> set[str]:
+    """Which servers run and are healthy."""
+    return {
+        f"{slug}@{name}"
+        for name, host in there.hosts.items()
+        for slug in host.slugs()
+        if (root := host.root(slug)) is not None and host.kernel.health(root) == 200
+    }
+
+
+def test_a_retune_is_seen_through_after_the_first_interrupt() -> None:
+    """It was taken down, so it is proven, and put back into the load balancer."""
+    there = ready(1)
+    there.want(*model(1, 8192))
+    there.hosts["h1"].kernel.behaviours["m"] = Behaviour(ready_after=5.0)
+    witness = Witness()
+    run = run_of(there, witness)
+    witness.on_wait = run.stopping.set
+    outcome = execute(there.plan(), run)
+    assert (statuses(outcome), outcome.interrupted) == ({"m@h1": "changed"}, True)
+
+
+def test_a_retune_that_dies_after_the_first_interrupt_goes_back() -> None:
+    """Nobody is left down by it."""
+    there = ready(1)
+    there.want(*model(1, 8192))
+    dies_with(there.hosts["h1"], "8192", behaviour=Behaviour(ready_after=1e9))
+    witness = Witness()
+    run = run_of(there, witness)
+    seen = []
+
+    def wait() -> None:
+        run.stopping.set()
+        seen.append(1)
+        if len(seen) == 3:
+            root = there.hosts["h1"].root("m")
+            assert root is not None
+            there.hosts["h1"].systemd.ended(there.hosts["h1"].systemd.unit(root.unit), root, 1)
+
+    witness.on_wait = wait
+    outcome = execute(there.plan(), run)
+    assert statuses(outcome) == {"m@h1": "rolled_back"}
+    assert serving(there) == {"m@h1"}
+
+
+def swapped() -> World:
+    """Two servers that are to swap their ports, one with a hook."""
+    there = world(wanted("a@h1", port=8001, health=QUICK), wanted("b@h1", port=8002, health=QUICK))
+    apply(there)
+    return there
+
+
+def test_a_swap_that_was_begun_is_seen_through_after_the_first_interrupt() -> None:
+    """One is stopped already as it comes: the other follows, and both come up on their new ports."""
+    there = swapped()
+    hooks = Hooks(before_stop="exit 0", after_ready="exit 0")
+    there.want(
+        wanted("a@h1", port=8002, health=QUICK), wanted("b@h1", port=8001, hooks=hooks, health=QUICK)
+    )
+    witness = Witness()
+    run = run_of(there, witness)
+    plan = there.plan()
+    witness.on_wait = run.stopping.set
+    outcome = execute(plan, run)
+    assert outcome.interrupted
+    assert statuses(outcome) == {"a@h1": "changed", "b@h1": "changed"}
+    assert serving(there) == {"a@h1", "b@h1"}
+
+
+def test_a_swap_of_which_one_cannot_be_taken_down_leaves_both_serving() -> None:
+    """Its hook failed: the other is back on its own port."""
+    there = swapped()
+    hooks = Hooks(before_stop="exit 3")
+    there.want(
+        wanted("a@h1", port=8002, health=QUICK), wanted("b@h1", port=8001, hooks=hooks, health=QUICK)
+    )
+    outcome = apply(there)
+    assert statuses(outcome)["b@h1"] == "failed"
+    assert serving(there) == {"a@h1", "b@h1"}
+
+
+def lost_at(host: FakeHost, do: str, at: int = 1) -> None:
+    """Lose a host for good at a request."""
+    answer = host.answer
+    count = []
+
+    def losing(payload: Any, *more: Any) -> Any:
+        if payload["do"] == do:
+            count.append(1)
+            if len(count) == at:
+                host.unreachable = "no route to host"
+        return answer(payload, *more)
+
+    host.answer = losing
