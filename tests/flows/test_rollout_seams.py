@@ -122,6 +122,31 @@ def test_a_swap_of_which_one_cannot_be_taken_down_leaves_both_serving() -> None:
     assert serving(there) == {"a@h1", "b@h1"}
 
 
+@pytest.mark.parametrize("runtime", ["systemd", "process"])
+def test_an_early_stop_that_fails_half_way_leaves_nobody_down(runtime: str) -> None:
+    """It went down, and then its steps failed: it comes back."""
+    there = world(
+        wanted("a@h1", port=8001, health=QUICK, runtime=runtime), wanted("b@h1", port=8002, health=QUICK)
+    )
+    apply(there)
+    there.want(wanted("a@h1", port=8002, health=QUICK, runtime=runtime), wanted("b@h1", port=8001, health=QUICK))
+    host = there.hosts["h1"]
+    steps = host.steps
+    failed = []
+
+    def failing(request: Any, progress: Any) -> Any:
+        if request["slug"] == "a" and not failed and any("stop" in step["step"] for step in request["steps"]):
+            failed.append(1)
+            steps(request, progress)
+            raise Refusal("stop-timeout", "pid 7 outlives KILL")
+        return steps(request, progress)
+
+    host.steps = failing
+    outcome = apply(there)
+    assert failed
+    assert serving(there) == {"a@h1", "b@h1"}
+
+
 def lost_at(host: FakeHost, do: str, at: int = 1) -> None:
     """Lose a host for good at a request."""
     answer = host.answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from vmreconcile.core.gpus.lanes import starts
@@ -32,33 +32,67 @@ def carry_out(change: Change, run: Run, later: Iterable[Change] = ()) -> Result:
     Raises:
         UnreachableError: the host was lost.
     """
-    begun = time.monotonic()
-
-    def result(status: Status, failure: Failure | None = None) -> Result:
-        seconds = round(time.monotonic() - begun, 3)
-        return Result(server=change.server, action=change.action, status=status, seconds=seconds, failure=failure)
-
     if run.stopping.is_set():
-        return result(Status.SKIPPED, INTERRUPTED) if change.pending else result(Status.OK)
+        return _result(change, Status.SKIPPED, INTERRUPTED) if change.pending else _result(change, Status.OK)
     if change.action is Action.BLOCKED:
-        return result(Status.SKIPPED, Failure(kind=change.reason, summary=change.note, remedy=change.remedy))
+        why = Failure(kind=change.reason, summary=change.note, remedy=change.remedy)
+        return _result(change, Status.SKIPPED, why)
+    return _told(change, lambda: _carry_out(change, run, later))
+
+
+def _carry_out(change: Change, run: Run, later: Iterable[Change]) -> Status:
+    if change.pending:
+        run.reporter.begins(change)
+        return Status.CHANGED if _do(change, run, later) else Status.OK
+    if change.reason is Reason.STILL_STARTING:
+        _prove(change, run)
+        keep_good(change, run)
+        proven(change, run)
+    return Status.OK
+
+
+def take_down(change: Change, run: Run) -> Result | None:
+    """Stop a server whose port or GPU others of its unit need before any of them starts; None where it is down now.
+
+    Else how it ended: it serves on as before, or got its last good settings back, or is left stopped, which is told.
+
+    Raises:
+        UnreachableError: the host was lost.
+    """
+    result = _told(change, lambda: _take_down(change, run))
+    return None if result.status is Status.OK else result
+
+
+def _take_down(change: Change, run: Run) -> Status:
+    keep_what_runs(change, run)
     try:
-        if change.pending:
-            run.reporter.begins(change)
-            return result(Status.CHANGED if _do(change, run, later) else Status.OK)
-        if change.reason is Reason.STILL_STARTING:
-            _prove(change, run)
-            keep_good(change, run)
-            proven(change, run)
+        with drained(change, run):
+            send_steps(change.server, change.stops, run, planned_for(change))
+    except (NotReady, AgentError) as error:
+        failure = error.failure if isinstance(error, NotReady) else agent_failure(change, error)
+        go_back(change, failure, run, _bring_up)
+        raise
+    return Status.OK
+
+
+def _result(change: Change, status: Status, failure: Failure | None = None, seconds: float = 0.0) -> Result:
+    return Result(server=change.server, action=change.action, status=status, seconds=seconds, failure=failure)
+
+
+def _told(change: Change, work: Callable[[], Status]) -> Result:
+    """What came of the work on one server."""
+    begun = time.monotonic()
+    try:
+        status, failure = work(), None
     except NotReady as error:
-        return result(Status.FAILED, error.failure)
+        status, failure = Status.FAILED, error.failure
     except RolledBack as error:
-        return result(Status.ROLLED_BACK, error.failure)
+        status, failure = Status.ROLLED_BACK, error.failure
     except Interrupted:
-        return result(Status.SKIPPED, INTERRUPTED)
+        status, failure = Status.SKIPPED, INTERRUPTED
     except AgentError as error:
-        return result(Status.FAILED, agent_failure(change, error))
-    return result(Status.OK)
+        status, failure = Status.FAILED, agent_failure(change, error)
+    return _result(change, status, failure, round(time.monotonic() - begun, 3))
 
 
 def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
