@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from vmreconcile.core.gpus.lanes import starts
+from vmreconcile.core.rollout.units import is_work
 from vmreconcile.effects.session import AgentError
 from vmreconcile.flows.draining import drained, proven
 from vmreconcile.flows.failing import NotReady
@@ -32,11 +33,11 @@ def carry_out(change: Change, run: Run, later: Iterable[Change] = ()) -> Result:
     Raises:
         UnreachableError: the host was lost.
     """
-    if run.stopping.is_set():
-        return _result(change, Status.SKIPPED, INTERRUPTED) if change.pending else _result(change, Status.OK)
     if change.action is Action.BLOCKED:
         why = Failure(kind=change.reason, summary=change.note, remedy=change.remedy)
         return _result(change, Status.SKIPPED, why)
+    if run.stopping.is_set():
+        return _result(change, Status.SKIPPED, INTERRUPTED) if is_work(change) else _result(change, Status.OK)
     return _told(change, lambda: _carry_out(change, run, later))
 
 
