@@ -160,3 +160,34 @@ def lost_at(host: FakeHost, do: str, at: int = 1) -> None:
         return answer(payload, *more)
 
     host.answer = losing
+
+
+def test_a_host_lost_in_a_wave_holds_nobody_up() -> None:
+    """Two of four may be down: one is lost, the others go on, one at a time."""
+    rollout = Rollout(max_unavailable=2)
+    there = ready(4, rollout=rollout)
+    there.want(*model(4, 8192, rollout=rollout))
+    lost_at(there.hosts["h1"], "steps")
+    outcome = apply(there)
+    assert statuses(outcome) == {"m@h1": "unreachable", "m@h2": "changed", "m@h3": "changed", "m@h4": "changed"}
+
+
+def test_a_canary_that_is_lost_is_followed_by_another() -> None:
+    """Nobody knows how it went, so the next one is tried before the rest."""
+    rollout = Rollout(max_unavailable=2, canary=1)
+    there = ready(4, rollout=rollout)
+    there.want(*model(4, 8192, rollout=rollout))
+    lost_at(there.hosts["h1"], "steps")
+    outcome = apply(there)
+    assert statuses(outcome) == {"m@h1": "unreachable", "m@h2": "changed", "m@h3": "changed", "m@h4": "changed"}
+
+
+def test_a_server_that_still_starts_is_not_called_ok_by_an_interrupt() -> None:
+    """Nobody waited for it."""
+    there = world(wanted("m@h1"))
+    there.hosts["h1"].kernel.behaviours["m"] = Behaviour(ready_after=1e9)
+    there.settle()
+    run = run_of(there)
+    run.stopping.set()
+    outcome = execute(there.plan(), run)
+    assert statuses(outcome) == {"m@h1": "skipped"}

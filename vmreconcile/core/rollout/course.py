@@ -42,6 +42,9 @@ class Ended:
     """Whether it counts against `max_failures`."""
 
 
+LOST = Ended(up=False, well=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """Why something of a plan is not begun: a class for scripts, a text for a person, and what to do."""
@@ -88,11 +91,11 @@ class Course:
         return begun
 
     def end(self, unit: Unit, ended: Mapping[ServerId, Ended], now: float) -> None:
-        """A unit is done; of each server of it that was acted on, how."""
+        """A unit is done; of each server of it, how: one that is left out was lost with its host."""
         self.working.discard(unit)
         self._forget(unit)
-        for server, end in ended.items():
-            self.done[server] = end
+        for server in sorted(unit.servers):
+            end = self.done[server] = ended.get(server, LOST)
             (self.down.discard if end.up else self.down.add)(server)
             self.failures += end.failed
             if server.model in self.rolling:
