@@ -182,6 +182,33 @@ def test_a_canary_that_is_lost_is_followed_by_another() -> None:
     assert statuses(outcome) == {"m@h1": "unreachable", "m@h2": "changed", "m@h3": "changed", "m@h4": "changed"}
 
 
+def test_a_plan_file_counts_who_is_down_now() -> None:
+    """One crashed since it was made: it takes up the budget, though the file knows it as ready."""
+    there = ready(3)
+    there.want(*model(3, 8192))
+    text = render(there.plan(), there.desired, version="0", inventory="i")
+    root = there.hosts["h2"].root("m")
+    assert root is not None
+    there.hosts["h2"].systemd.ended(there.hosts["h2"].systemd.unit(root.unit), root, 2)
+    outcome = apply(there, confirm(parse(text, "p.json"), there.plan(), there.desired))
+    assert statuses(outcome) == {"m@h1": "skipped", "m@h2": "skipped", "m@h3": "skipped"}
+    assert serving(there) == {"m@h1", "m@h3"}
+    assert failure(outcome, "m@h1").kind == "max_unavailable"
+
+
+def test_a_restart_counts_siblings_that_are_down() -> None:
+    """One named server; the other replica on its host has crashed."""
+    servers = [wanted("m@h1", port=8001, health=QUICK), wanted("m/1@h1", port=8002, health=QUICK)]
+    there = world(*servers)
+    apply(there)
+    root = there.hosts["h1"].root(servers[1].id.slug)
+    assert root is not None
+    there.hosts["h1"].systemd.ended(there.hosts["h1"].systemd.unit(root.unit), root, 2)
+    only = frozenset({servers[0].id})
+    outcome = apply(there, only=only, restart=only)
+    assert statuses(outcome) == {"m@h1": "skipped"}
+
+
 def test_a_server_that_still_starts_is_not_called_ok_by_an_interrupt() -> None:
     """Nobody waited for it."""
     there = world(wanted("m@h1"))

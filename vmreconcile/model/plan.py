@@ -199,6 +199,8 @@ class Plan:
     diagnostics: tuple[Diagnostic, ...] = ()
     asks: frozenset[ServerId] = frozenset()
     """Servers for which the files of their models would have told how much memory they need."""
+    down: frozenset[ServerId] = frozenset()
+    """Servers wanted running that do not serve as far as was seen, also those that this plan does not act on."""
     waves: tuple[Waves, ...] = ()
     """For each model of which servers are taken down, sorted by model."""
 

@@ -227,7 +227,7 @@ def course_of(plan: Plan, wanted: Wanted, limits: Limits) -> Course:
     budgets = budgets_of(wanted.values(), limits.max_unavailable)
     units = units_of(plan.changes, wanted)
     down = {change.server for change in plan.changes if change.phase is not Phase.READY and change.server in budgets}
-    down |= {server for server in plan.unreachable_servers if server in budgets}
+    down |= {server for server in (*plan.unreachable_servers, *plan.down) if server in budgets}
     left: dict[str, list[Unit]] = {}
     by_model: dict[str, list[Unit]] = {}
     for unit in units:
