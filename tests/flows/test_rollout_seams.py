@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.execute import execute
 from vmreconcile.model.desired import DesiredServer, Health, Hooks, Rollout
 from vmreconcile.model.outcome import Failure, Outcome
-from vmreconcile.model.plan import Plan
+from vmreconcile.model.plan import Change
 
 QUICK = Health(startup_timeout=60.0, soak=0.0)
 
@@ -194,6 +195,56 @@ def test_a_plan_file_counts_who_is_down_now() -> None:
     assert statuses(outcome) == {"m@h1": "skipped", "m@h2": "skipped", "m@h3": "skipped"}
     assert serving(there) == {"m@h1", "m@h3"}
     assert failure(outcome, "m@h1").kind == "max_unavailable"
+
+
+def test_a_host_lost_while_going_back_is_a_failure() -> None:
+    """The settings are bad: that is told, and stops the rollout."""
+    rollout = Rollout(max_unavailable=2)
+    there = ready(3, rollout=rollout)
+    there.want(*model(3, 8192, rollout=rollout))
+    for host in there.hosts.values():
+        dies_with(host, "8192")
+    lost_at(there.hosts["h1"], "revisions", 2)
+    outcome = apply(there)
+    assert statuses(outcome)["m@h1"] == "failed"
+    assert statuses(outcome)["m@h3"] == "skipped"
+    assert "No available memory" in failure(outcome, "m@h1").evidence
+
+
+def test_a_bug_in_one_server_lets_the_others_end() -> None:
+    """What is at work comes to its end before it is told."""
+    there = ready(2)
+    there.want(*model(1, 8192), wanted("n@h2", port=9000, health=QUICK))
+    there.hosts["h2"].kernel.behaviours["n"] = Behaviour(ready_after=9.0)
+    witness = Witness()
+    both = threading.Barrier(2, timeout=5.0)
+
+    def begin(change: Change) -> None:
+        both.wait()
+        if change.server.model == "m":
+            raise ZeroDivisionError
+        time.sleep(0.2)
+
+    witness.on_begin = begin
+    with pytest.raises(ZeroDivisionError):
+        execute(there.plan(), run_of(there, witness))
+    assert [str(each.server) for each in witness.ended if each.status == "changed"] == ["n@h2"]
+
+
+def test_a_bug_in_the_course_is_no_success() -> None:
+    """What cannot go on is told, instead of a report that leaves servers out."""
+    there = ready(2)
+    there.want(*model(2, 8192))
+    witness = Witness()
+
+    def end(result: object) -> None:
+        raise ZeroDivisionError
+
+    run = run_of(there, witness)
+    witness.ends = end  # type: ignore[method-assign]
+    there.want(*model(2))
+    with pytest.raises(ZeroDivisionError):
+        execute(there.plan(), run)
 
 
 def test_a_restart_counts_siblings_that_are_down() -> None:

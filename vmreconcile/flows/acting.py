@@ -9,6 +9,7 @@ from dataclasses import replace
 from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.core.rollout.units import is_work
 from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.draining import drained, proven
 from vmreconcile.flows.failing import NotReady
 from vmreconcile.flows.going_back import RolledBack, go_back
@@ -71,7 +72,7 @@ def _take_down(change: Change, run: Run) -> Status:
             send_steps(change.server, change.stops, run, planned_for(change))
     except (NotReady, AgentError) as error:
         failure = error.failure if isinstance(error, NotReady) else agent_failure(change, error)
-        go_back(change, failure, run, _bring_up)
+        _go_back(change, failure, run)
         raise
     return Status.OK
 
@@ -122,12 +123,22 @@ def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
     except (NotReady, AgentError) as error:
         if done:
             failure = error.failure if isinstance(error, NotReady) else agent_failure(tried, error)
-            go_back(tried, failure, run, _bring_up)
+            _go_back(tried, failure, run)
         raise
     keep_good(tried, run)
     if done:
         proven(tried, run)
     return done
+
+
+def _go_back(change: Change, failure: Failure, run: Run) -> None:
+    """As `go_back`. A host that is lost meanwhile does not hide that the change failed: others must not get it too."""
+    try:
+        go_back(change, failure, run, _bring_up)
+    except UnreachableError as error:
+        told = f"its host was lost before it was back on its last good settings ({error.reason})"
+        remedy = f"look at {change.server} once its host can be reached: vmreconcile apply goes on; {failure.remedy}"
+        raise NotReady(replace(failure, summary=f"{failure.summary}; {told}", remedy=remedy)) from None
 
 
 def _bring_up(change: Change, run: Run) -> None:

@@ -67,13 +67,20 @@ def _lost(host: Unreachable) -> Failure:
 
 
 def _wait(work: Callable[[], None], run: Run) -> None:
-    """Do `work` in another thread, for only the main one hears of Ctrl-C, and wait for its end."""
+    """Do `work` in another thread, for only the main one hears of Ctrl-C, and wait for its end.
+
+    Raises:
+        BaseException: what `work` raised; its results are not all there then.
+    """
     begun, done = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
 
     def body() -> None:
         begun.set()
         try:
             work()
+        except BaseException as error:  # noqa: BLE001 - the thread that waits raises it
+            errors.append(error)
         finally:
             done.set()
 
@@ -83,11 +90,13 @@ def _wait(work: Callable[[], None], run: Run) -> None:
         if not begun.wait(1.0):
             raise
         _interrupt(run)
-    while True:
+    while not done.is_set():
         try:
-            return wait_for(done)
+            wait_for(done)
         except KeyboardInterrupt:
             _interrupt(run)
+    if errors:
+        raise errors[0]
 
 
 def _interrupt(run: Run) -> None:
@@ -132,9 +141,9 @@ class _Rollout:
         for change in self.plan.changes:
             if not is_work(change):
                 self._ends(carry_out(change, self.run))
-        while not self.errors:
+        while True:
             now = time.monotonic()
-            stopping = self.run.stopping.is_set()
+            stopping = self.run.stopping.is_set() or bool(self.errors)  # what is at work comes to its end all the same
             for unit in [] if stopping else self.course.begin(now):
                 later = [change for each in self.course.beside(unit) for change in each.changes]
                 threading.Thread(target=self._work, args=(unit, later), daemon=True).start()
@@ -143,7 +152,7 @@ class _Rollout:
                 self._hear(pause)
             elif pause is not None and not stopping:
                 self.run.stopping.wait(pause)
-            elif self.course.waiting:
+            elif self.course.waiting and not self.errors:
                 self._give_up()
             else:
                 break
@@ -162,6 +171,7 @@ class _Rollout:
             return
         if done.error is not None:
             self.errors.append(done.error)
+            self.course.end(done.unit, {}, time.monotonic())
             return
         host, changes = done.unit.host, {change.server: change for change in done.unit.changes}
         ended = {result.server: _ended(changes[result.server], result) for result in done.results}
