@@ -211,6 +211,15 @@ def test_a_host_lost_while_going_back_is_a_failure() -> None:
     assert "No available memory" in failure(outcome, "m@h1").evidence
 
 
+def test_a_first_start_that_is_too_late_is_left_stopped() -> None:
+    """It never was good."""
+    there = world(wanted("m@h1", health=Health(startup_timeout=0.01, soak=0.0)))
+    there.hosts["h1"].kernel.behaviours["m"] = Behaviour(ready_after=1e9)
+    outcome = apply(there)
+    assert statuses(outcome) == {"m@h1": "failed"}
+    assert there.pids() == {}
+
+
 def test_a_bug_in_one_server_lets_the_others_end() -> None:
     """What is at work comes to its end before it is told."""
     there = ready(2)
@@ -269,3 +278,35 @@ def test_a_server_that_still_starts_is_not_called_ok_by_an_interrupt() -> None:
     run.stopping.set()
     outcome = execute(there.plan(), run)
     assert statuses(outcome) == {"m@h1": "skipped"}
+
+
+def handed_on(hooks: Hooks | None = None) -> World:
+    """A server that leaves a GPU on which another one is to start."""
+    there = world(wanted("a@h1", port=8001, gpus=(0,), health=QUICK), hosts=[FakeHost("h1", gpus=2)])
+    assert statuses(apply(there)) == {"a@h1": "changed"}
+    return there.want(
+        wanted("a@h1", port=8001, gpus=(1,), hooks=hooks or Hooks(), health=QUICK),
+        wanted("b@h1", port=8002, gpus=(0,), health=QUICK),
+    )
+
+
+def test_a_gpu_that_is_handed_on_is_left_before_another_starts_there() -> None:
+    """The newcomer waits for the one that moves, however long its requests take to end."""
+    there = handed_on(Hooks(before_stop="sleep 0.3"))
+    order: list[str] = []
+    witness = Witness()
+    witness.on_begin = lambda change: order.append(f"begins {change.server.model}")
+    witness.ends = lambda result: order.append(f"ends {result.server.model}")  # type: ignore[method-assign]
+    plan = there.plan()
+    outcome = execute(plan, run_of(there, witness))
+    assert statuses(outcome) == {"a@h1": "changed", "b@h1": "changed"}
+    assert order == ["begins a", "ends a", "begins b", "ends b"]
+
+
+def test_nothing_starts_on_a_gpu_that_was_not_left() -> None:
+    """The one that was to move could not be taken down, and keeps its GPU."""
+    there = handed_on(Hooks(before_stop="exit 3"))
+    outcome = apply(there)
+    assert statuses(outcome) == {"a@h1": "failed", "b@h1": "skipped"}
+    assert "a@h1 has the port or GPU that it takes, and did not give it up" in failure(outcome, "b@h1").summary
+    assert serving(there) == {"a@h1"}

@@ -134,7 +134,7 @@ class Change:
     steps: tuple[Step, ...] = ()
     early: bool = False
     after: tuple[ServerId, ...] = ()
-    """Servers that must be done before, because they hold the port that it takes."""
+    """Servers that must be done before, because they hold the port or a GPU that it takes."""
     frees: bool = False
     """Whether it gives up memory of a GPU that another server of this plan takes."""
     gate: Gate | None = None

@@ -207,7 +207,7 @@ class Course:
     def _why_waiting(self, unit: Unit) -> Held:
         before = sorted(str(each) for each in unit.after if each not in self.done or not self.done[each].well)
         if before:
-            return Held("not_freed", f"{before[0]} has the port that it takes, and did not give it up", GO_ON)
+            return Held("not_freed", f"{before[0]} has the port or GPU that it takes, and did not give it up", GO_ON)
         more = self._takes_down(unit)
         for budget in self._budgets(more):
             if len(budget.servers & (self.down | more)) > budget.limit:
