@@ -112,10 +112,10 @@ class Course:
         return dropped
 
     def wakes(self, now: float) -> float | None:
-        """Seconds until a pause ends that something waits for; None where nothing does."""
-        models = {model for unit in self.waiting for model in unit.models if not self.rolling[model].stopped}
-        pauses = [self.rolling[model].resumes - now for model in models]
-        return min((pause for pause in pauses if pause > 0), default=None)
+        """Seconds until a pause ends after which something may begin; None where nothing waits for a pause alone."""
+        pauses = {self.rolling[model].resumes for unit in self.waiting for model in unit.models}
+        ends = sorted(pause for pause in pauses if pause > now)
+        return next((end - now for end in ends if any(self._may_begin(unit, end, set()) for unit in self.waiting)), None)
 
     def give_up(self) -> dict[Unit, Held]:
         """What cannot be done, and why, once nothing is at work and no pause ends; it waits no more, others may go on.
