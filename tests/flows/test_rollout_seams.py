@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.flows.test_going_back import dies_with
+from tests.flows.test_locking import held
 from tests.lab.applying import Witness, apply, run_of, statuses
 from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Behaviour, Refusal
@@ -310,3 +311,19 @@ def test_nothing_starts_on_a_gpu_that_was_not_left() -> None:
     assert statuses(outcome) == {"a@h1": "failed", "b@h1": "skipped"}
     assert "a@h1 has the port or GPU that it takes, and did not give it up" in failure(outcome, "b@h1").summary
     assert serving(there) == {"a@h1"}
+
+
+def test_servers_of_a_host_that_another_run_holds_may_be_down() -> None:
+    """It may be restarting the very same model: the others are left alone, and told why."""
+    there = ready(3)
+    there.want(*model(3, 8192))
+    there.hosts["h1"].gone(there.hosts["h1"])
+    held(there)
+    outcome = apply(there)
+    assert statuses(outcome) == dict.fromkeys(("m@h1", "m@h2", "m@h3"), "skipped")
+    assert failure(outcome, "m@h1").kind == "locked"
+    told = failure(outcome, "m@h2")
+    assert (told.kind, "1 of 3 servers of m are down already, or may be (m@h1)" in told.summary) == (
+        "max_unavailable",
+        True,
+    )

@@ -182,7 +182,7 @@ class _Rollout:
             self.lost.setdefault(host, lost_host(host, done.lost))
             self._drop(done, host)
         elif done.refused is not None:
-            for unit in self.course.drop(host, lost=False):
+            for unit in self.course.drop(host, lost=done.refused.kind == LOCKED):
                 for change in unit.changes:
                     self._ends(_refused(change, done.refused))
 

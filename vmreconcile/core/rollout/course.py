@@ -72,6 +72,8 @@ class Course:
     """By host, what waits or is at work."""
     working: set[Unit] = field(default_factory=set)
     done: dict[ServerId, Ended] = field(default_factory=dict)
+    unsure: set[ServerId] = field(default_factory=set)
+    """Of which nobody knows whether they serve, so that they count as down."""
     failures: int = 0
 
     def begin(self, now: float) -> list[Unit]:
@@ -96,19 +98,24 @@ class Course:
         self._forget(unit)
         for server in sorted(unit.servers):
             end = self.done[server] = ended.get(server, LOST)
+            self.unsure.discard(server)
             (self.down.discard if end.up else self.down.add)(server)
             self.failures += end.failed
             if server.model in self.rolling:
                 self.rolling[server.model].ends(server, well=end.well, failed=end.failed, now=now)
 
     def drop(self, host: str, *, lost: bool) -> list[Unit]:
-        """Nothing more is begun on a host. Of one that was lost nobody knows what still serves: it counts as down."""
+        """Nothing more is begun on a host.
+
+        Of one that was `lost`, or on which another run is at work, nobody knows what still serves: it counts as down.
+        """
         dropped = [unit for unit in self.left.get(host, ()) if unit in self.waiting]
         for unit in dropped:
             del self.waiting[unit]
             self._forget(unit)
         if lost:
-            self.down |= {server for server in self.budgets if server.host == host}
+            self.unsure |= {server for server in self.budgets if server.host == host} - self.down
+            self.down |= self.unsure
         return dropped
 
     def wakes(self, now: float) -> float | None:
@@ -211,15 +218,18 @@ class Course:
         more = self._takes_down(unit)
         for budget in self._budgets(more):
             if len(budget.servers & (self.down | more)) > budget.limit:
-                return Held("max_unavailable", _spent(budget, sorted(budget.servers & self.down)), RAISE)
+                return Held("max_unavailable", _spent(budget, sorted(budget.servers & self.down), self.unsure), RAISE)
         return Held("not_freed", BEHIND, GO_ON)
 
 
-def _spent(budget: Budget, away: list[ServerId]) -> str:
+def _spent(budget: Budget, away: list[ServerId], unsure: set[ServerId]) -> str:
     """Why a budget allows no more, for a person."""
+    allows = f"{budget.setting} allows {budget.limit}"
+    if not away:
+        return allows
     names = ", ".join(map(str, away[:3])) + (" …" if len(away) > 3 else "")
-    down = f"{len(away)} of {len(budget.servers)} servers of {budget.name} are down already ({names})" if away else ""
-    return f"{down}, and {budget.setting} allows {budget.limit}" if down else f"{budget.setting} allows {budget.limit}"
+    down = "are down already, or may be" if unsure & set(away) else "are down already"
+    return f"{len(away)} of {len(budget.servers)} servers of {budget.name} {down} ({names}), and {allows}"
 
 
 def course_of(plan: Plan, wanted: Wanted, limits: Limits) -> Course:
