@@ -197,12 +197,14 @@ def test_a_rollback_that_cannot_start_comes_back(changed: Desk) -> None:
     assert length(changed) == "8192"
 
 
-def test_a_host_that_is_away_is_left_out_of_a_rollback(changed: Desk) -> None:
-    """The other one goes back, exit 3."""
+def test_a_host_that_is_away_counts_as_down_in_a_rollback(changed: Desk) -> None:
+    """The last one that serves is not taken down by a model's name alone, as in an apply; named with its host, it is."""
     changed.hosts["gpu2"].unreachable = "no route"
     said = changed("rollback", "qwen")
-    assert (said.code, length(changed)) == (3, "4096")
+    assert (said.code, length(changed)) == (1, "8192")
     assert "gpu2: unreachable" in said.err
+    assert "1 of 2 servers of qwen are down already (qwen@gpu2)" in said.out
+    assert (changed("rollback", "qwen@gpu1").code, length(changed)) == (0, "4096")
 
 
 def test_no_token_is_in_what_is_kept_or_said(changed: Desk) -> None:

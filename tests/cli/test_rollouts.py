@@ -121,6 +121,16 @@ def test_more_than_a_third_is_not_taken_down_without_a_word(desk: Desk) -> None:
     assert desk("apply", "-y", "--max-changes", "4").code == 0
 
 
+def test_a_third_is_a_third_of_all_servers_for_a_plan_file_too(desk: Desk) -> None:
+    """The file holds just the four of twelve that change."""
+    fleet_of(desk, 12)
+    desk.change("8192", "4096")
+    desk.write("models.d/qwen.yaml", desk.read() + 'overrides: {"gpu[1:4]": {args: {max_model_len: 8192}}}\n')
+    assert desk("plan", "-o", "plan.json").code == 0
+    said = desk("apply", "-y", "plan.json")
+    assert said.code == 0, said.err
+
+
 def test_a_person_is_asked_about_more_than_a_third(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the number in the question; a no changes nothing."""
     fleet_of(desk, 4)

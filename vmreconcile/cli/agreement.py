@@ -42,6 +42,7 @@ class Agreement:
             UsageError: the plan file cannot be used here.
             VmreconcileError: more disruptive changes than --max-changes allows.
         """
+        usual = usual_changes(plan)
         planfile = getattr(self._arguments, "planfile", None)
         if planfile is not None:
             saved = parse(read_text(planfile), str(planfile))
@@ -53,7 +54,7 @@ class Agreement:
             plan = re_waved(self._ready, confirm(saved, plan, within(self._ready)))
         self._show(plan)
         say_diagnostics(plan, self._arguments)
-        too_many = self._too_many(plan)
+        too_many = self._too_many(plan, usual)
         if not plan.pending or not (self._must_ask() or too_many):
             return plan
         return plan if ask(f"{too_many}Carry this out? [y/N] ") else None
@@ -63,8 +64,8 @@ class Agreement:
             with lasting(sys.stdout):
                 print(plan_text(plan, style_for(sys.stdout, no_color=self._arguments.no_color)), flush=True)
 
-    def _too_many(self, plan: Plan) -> str:
-        """What is to be asked of a person because the plan takes down more than is usual, '' where it does not.
+    def _too_many(self, plan: Plan, usual: int) -> str:
+        """What is to be asked of a person because the plan takes down more than the usual, '' where it does not.
 
         Raises:
             VmreconcileError: it takes down more than --max-changes allows, or than is usual and nobody can be asked.
@@ -73,7 +74,7 @@ class Agreement:
             return ""  # the servers were named one by one
         disruptive = sum(change.disruptive for change in plan.pending)
         given = self._arguments.max_changes
-        limit = usual_changes(plan) if given is None else given
+        limit = usual if given is None else given
         if disruptive <= limit:
             return ""
         if given is None and self._must_ask():

@@ -6,7 +6,7 @@ Only where they wait for each other in a ring (two servers swap their ports) all
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vmreconcile.core.gpus.lanes import starts
@@ -36,10 +36,16 @@ def in_turn(changes: Iterable[Change], host: HostView) -> list[Change]:
         replace(
             change,
             early=change.server in early,
-            after=(before[change.server],) if change.server in before and change.server not in early else (),
+            after=() if change.server in early else _before(change, before),
         )
         for change in changes
     ]
+
+
+def _before(change: Change, holders: Mapping[ServerId, ServerId]) -> tuple[ServerId, ...]:
+    """Who has its port, and who has its GPUs, which is known of it already."""
+    holder = holders.get(change.server)
+    return tuple(sorted({*change.after, *([holder] if holder is not None else ())}))
 
 
 def _holder(change: Change, changes: Iterable[Change], host: HostView) -> ServerId | None:

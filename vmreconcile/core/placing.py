@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vmreconcile.core.gpus.demand import SHARE
@@ -12,6 +12,7 @@ from vmreconcile.core.gpus.tenants import Tenant, tenant_of
 from vmreconcile.core.gpus.visible import named, words_in
 from vmreconcile.core.tuning import tuned
 from vmreconcile.model.desired import DesiredServer, DesiredState
+from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView
 from vmreconcile.model.plan import Action, Change
 from vmreconcile.vllm.catalogue import catalogue_for
@@ -34,7 +35,7 @@ def tenant_on(server: DesiredServer, host: HostView) -> Tenant:
 def making_room(changes: Iterable[Change], host: HostView) -> list[Change]:
     """The changes of one host, those marked that give up what another one takes.
 
-    One that comes back on other GPUs is taken down before any starts; one that only takes less of the same ones is
+    One that comes back on other GPUs is taken down before any of these starts; one that only takes less of the same ones is
     restarted before the others start.
     """
     changes = list(changes)
@@ -53,7 +54,17 @@ def making_room(changes: Iterable[Change], host: HostView) -> list[Change]:
         in_the_way = bool(now & taken)
         moves, shrinks = in_the_way and now != stays, in_the_way and now == stays and _takes_less(change)
         found.append(replace(change, early=change.early or moves, frees=shrinks))
-    return found
+    movers = {change.server: _now(change, host) for change in found if change.early}
+    return [_after_movers(change, movers) for change in found]
+
+
+def _after_movers(change: Change, movers: Mapping[ServerId, frozenset[str]]) -> Change:
+    """The change, after those whose GPUs it takes: one that cannot be taken down, or not yet, still has its own."""
+    if change.early or not (change.pending and change.placed and _loads(change)):
+        return change
+    taken = frozenset(change.placed.devices)
+    before = sorted(server for server, now in movers.items() if now & taken)
+    return replace(change, after=tuple(before))
 
 
 def _takes_less(change: Change) -> bool:

@@ -79,7 +79,25 @@ def make_plan(desired: DesiredFleet, view: FleetView, options: Options) -> Plan:
         ),
         diagnostics=(*desired.warnings, *shared.values(), *notices(view)),
         asks=frozenset(server for server in asks if _selected(server, options)),
+        down=_down(desired, view),
     )
+
+
+def _down(desired: DesiredFleet, view: FleetView) -> frozenset[ServerId]:
+    """Servers wanted running that do not serve, or are on a host that could not be seen."""
+    seen = {host.host: host for host in view.hosts}
+    gone = {unreachable.host for unreachable in view.unreachable}
+    return frozenset(
+        server.id
+        for server in desired.servers
+        if server.state is DesiredState.RUNNING
+        and (server.id.host in gone or (server.id.host in seen and not _serves(server.id, seen[server.id.host])))
+    )
+
+
+def _serves(server: ServerId, host: HostView) -> bool:
+    """Whether it answers; until when one that does not is starting makes no difference to that."""
+    return phase_of(host.server(server.slug), host.now, 0.0) is Phase.READY
 
 
 def _selected(server: ServerId, options: Options) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from vmreconcile.core.gpus.lanes import starts
+from vmreconcile.core.rollout.units import is_work
 from vmreconcile.effects.session import AgentError
+from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.draining import drained, proven
 from vmreconcile.flows.failing import NotReady
 from vmreconcile.flows.going_back import RolledBack, go_back
@@ -15,7 +17,7 @@ from vmreconcile.flows.keeping import keep_good, keep_what_runs
 from vmreconcile.flows.mending import Again, second_try
 from vmreconcile.flows.ready import Interrupted, accept_moved, settle, wait_ready
 from vmreconcile.flows.room import see_devices, wait_for_room
-from vmreconcile.flows.run import MOVED, Expected, Run, send_steps
+from vmreconcile.flows.run import MOVED, Expected, Run, seen_through, send_steps
 from vmreconcile.model.outcome import Failure, Result, Status
 from vmreconcile.model.plan import Action, Change, Reason
 
@@ -32,39 +34,74 @@ def carry_out(change: Change, run: Run, later: Iterable[Change] = ()) -> Result:
     Raises:
         UnreachableError: the host was lost.
     """
-    begun = time.monotonic()
-
-    def result(status: Status, failure: Failure | None = None) -> Result:
-        seconds = round(time.monotonic() - begun, 3)
-        return Result(server=change.server, action=change.action, status=status, seconds=seconds, failure=failure)
-
-    if run.stopping.is_set():
-        return result(Status.SKIPPED, INTERRUPTED) if change.pending else result(Status.OK)
     if change.action is Action.BLOCKED:
-        return result(Status.SKIPPED, Failure(kind=change.reason, summary=change.note, remedy=change.remedy))
+        why = Failure(kind=change.reason, summary=change.note, remedy=change.remedy)
+        return _result(change, Status.SKIPPED, why)
+    if run.stopping.is_set():
+        return _result(change, Status.SKIPPED, INTERRUPTED) if is_work(change) else _result(change, Status.OK)
+    return _told(change, lambda: _carry_out(change, run, later))
+
+
+def _carry_out(change: Change, run: Run, later: Iterable[Change]) -> Status:
+    if change.pending:
+        run.reporter.begins(change)
+        return Status.CHANGED if _do(change, run, later) else Status.OK
+    if change.reason is Reason.STILL_STARTING:
+        _prove(change, run)
+        keep_good(change, run)
+        proven(change, run)
+    return Status.OK
+
+
+def take_down(change: Change, run: Run) -> Result | None:
+    """Stop a server whose port or GPU others of its unit need before any of them starts; None where it is down now.
+
+    Else how it ended: it serves on as before, or got its last good settings back, or is left stopped, which is told.
+
+    Raises:
+        UnreachableError: the host was lost.
+    """
+    result = _told(change, lambda: _take_down(change, run))
+    return None if result.status is Status.OK else result
+
+
+def _take_down(change: Change, run: Run) -> Status:
+    keep_what_runs(change, run)
     try:
-        if change.pending:
-            run.reporter.begins(change)
-            return result(Status.CHANGED if _do(change, run, later) else Status.OK)
-        if change.reason is Reason.STILL_STARTING:
-            _prove(change, run)
-            keep_good(change, run)
-            proven(change, run)
+        with drained(change, run):
+            send_steps(change.server, change.stops, run, planned_for(change))
+    except (NotReady, AgentError) as error:
+        failure = error.failure if isinstance(error, NotReady) else agent_failure(change, error)
+        _go_back(change, failure, run)
+        raise
+    return Status.OK
+
+
+def _result(change: Change, status: Status, failure: Failure | None = None, seconds: float = 0.0) -> Result:
+    return Result(server=change.server, action=change.action, status=status, seconds=seconds, failure=failure)
+
+
+def _told(change: Change, work: Callable[[], Status]) -> Result:
+    """What came of the work on one server."""
+    begun = time.monotonic()
+    try:
+        status, failure = work(), None
     except NotReady as error:
-        return result(Status.FAILED, error.failure)
+        status, failure = Status.FAILED, error.failure
     except RolledBack as error:
-        return result(Status.ROLLED_BACK, error.failure)
+        status, failure = Status.ROLLED_BACK, error.failure
     except Interrupted:
-        return result(Status.SKIPPED, INTERRUPTED)
+        status, failure = Status.SKIPPED, INTERRUPTED
     except AgentError as error:
-        return result(Status.FAILED, agent_failure(change, error))
-    return result(Status.OK)
+        status, failure = Status.FAILED, agent_failure(change, error)
+    return _result(change, status, failure, round(time.monotonic() - begun, 3))
 
 
 def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
     """Carry out the steps and see what comes of them; a start that fails for memory is tried once more.
 
-    Where it still fails, the last good settings come back.
+    Where it still fails, the last good settings come back. What was taken down for it is seen through whatever a first
+    Ctrl-C says: it must neither stay down nor out of its load balancer.
 
     Returns:
         False where another run has meanwhile done what the steps are for.
@@ -73,24 +110,35 @@ def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
     tried, done = change, True
     try:
         done = _act(change, run)
+        through = seen_through(run) if change.disruptive and starts(change) else run
         try:
-            _prove(change, run)
+            _prove(change, through)
         except NotReady as first:
             if not done:
                 raise
             again = second_try(change, first, run, later)
             run.reporter.says(change.server, f"{_unnamed(first.failure.summary, change)}: {again.told}")
             tried = again.change
-            _once_more(again, run)
+            _once_more(again, through)
     except (NotReady, AgentError) as error:
         if done:
             failure = error.failure if isinstance(error, NotReady) else agent_failure(tried, error)
-            go_back(tried, failure, run, _bring_up)
+            _go_back(tried, failure, run)
         raise
     keep_good(tried, run)
     if done:
         proven(tried, run)
     return done
+
+
+def _go_back(change: Change, failure: Failure, run: Run) -> None:
+    """As `go_back`. A host that is lost meanwhile does not hide that the change failed: others must not get it too."""
+    try:
+        go_back(change, failure, run, _bring_up)
+    except UnreachableError as error:
+        told = f"its host was lost before it was back on its last good settings ({error.reason})"
+        remedy = f"look at {change.server} once its host can be reached: vmreconcile apply goes on; {failure.remedy}"
+        raise NotReady(replace(failure, summary=f"{failure.summary}; {told}", remedy=remedy)) from None
 
 
 def _bring_up(change: Change, run: Run) -> None:

@@ -19,16 +19,12 @@ from vmreconcile.core.rollout.units import Unit, is_work
 from vmreconcile.effects.locks import LOCKED
 from vmreconcile.effects.lost import lost_host
 from vmreconcile.effects.parallel import wait_for
-from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import UnreachableError
-from vmreconcile.flows.acting import INTERRUPTED, agent_failure, carry_out, planned_for
-from vmreconcile.flows.draining import drained
-from vmreconcile.flows.failing import NotReady
+from vmreconcile.flows.acting import INTERRUPTED, carry_out, take_down
 from vmreconcile.flows.fetching import NotFetched, fetch
-from vmreconcile.flows.keeping import keep_what_runs
 from vmreconcile.flows.locking import lock_host
 from vmreconcile.flows.ready import Interrupted
-from vmreconcile.flows.run import Run, send_steps
+from vmreconcile.flows.run import Run, seen_through
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase, Unreachable
 from vmreconcile.model.outcome import Failure, Outcome, Result, Status
@@ -71,13 +67,20 @@ def _lost(host: Unreachable) -> Failure:
 
 
 def _wait(work: Callable[[], None], run: Run) -> None:
-    """Do `work` in another thread, for only the main one hears of Ctrl-C, and wait for its end."""
+    """Do `work` in another thread, for only the main one hears of Ctrl-C, and wait for its end.
+
+    Raises:
+        BaseException: what `work` raised; its results are not all there then.
+    """
     begun, done = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
 
     def body() -> None:
         begun.set()
         try:
             work()
+        except BaseException as error:  # noqa: BLE001 - the thread that waits raises it
+            errors.append(error)
         finally:
             done.set()
 
@@ -87,11 +90,13 @@ def _wait(work: Callable[[], None], run: Run) -> None:
         if not begun.wait(1.0):
             raise
         _interrupt(run)
-    while True:
+    while not done.is_set():
         try:
-            return wait_for(done)
+            wait_for(done)
         except KeyboardInterrupt:
             _interrupt(run)
+    if errors:
+        raise errors[0]
 
 
 def _interrupt(run: Run) -> None:
@@ -127,8 +132,8 @@ class _Rollout:
     results: list[Result] = field(default_factory=list)
     lost: dict[str, Unreachable] = field(default_factory=dict)
     errors: list[BaseException] = field(default_factory=list)
-    stuck: dict[ServerId, Failure] = field(default_factory=dict)
-    """Servers that must not go on, because something before it failed."""
+    stuck: dict[ServerId, Result] = field(default_factory=dict)
+    """Servers that must not go on, because something before it failed, with how that ended."""
     finished: queue.SimpleQueue[_Done] = field(default_factory=queue.SimpleQueue)
 
     def go(self) -> None:
@@ -136,9 +141,9 @@ class _Rollout:
         for change in self.plan.changes:
             if not is_work(change):
                 self._ends(carry_out(change, self.run))
-        while not self.errors:
+        while True:
             now = time.monotonic()
-            stopping = self.run.stopping.is_set()
+            stopping = self.run.stopping.is_set() or bool(self.errors)  # what is at work comes to its end all the same
             for unit in [] if stopping else self.course.begin(now):
                 later = [change for each in self.course.beside(unit) for change in each.changes]
                 threading.Thread(target=self._work, args=(unit, later), daemon=True).start()
@@ -147,7 +152,7 @@ class _Rollout:
                 self._hear(pause)
             elif pause is not None and not stopping:
                 self.run.stopping.wait(pause)
-            elif self.course.waiting:
+            elif self.course.waiting and not self.errors:
                 self._give_up()
             else:
                 break
@@ -166,12 +171,10 @@ class _Rollout:
             return
         if done.error is not None:
             self.errors.append(done.error)
+            self.course.end(done.unit, {}, time.monotonic())
             return
         host, changes = done.unit.host, {change.server: change for change in done.unit.changes}
-        ended = {
-            result.server: _ended(changes[result.server], result, alone=result.server in self.stuck)
-            for result in done.results
-        }
+        ended = {result.server: _ended(changes[result.server], result) for result in done.results}
         self.course.end(done.unit, ended, time.monotonic())
         if not self.course.left[host] and done.unit.changes and (self.course.working or self.course.waiting):
             threading.Thread(target=self._release, args=(host,), daemon=True).start()  # others may have it now
@@ -179,7 +182,7 @@ class _Rollout:
             self.lost.setdefault(host, lost_host(host, done.lost))
             self._drop(done, host)
         elif done.refused is not None:
-            for unit in self.course.drop(host, lost=False):
+            for unit in self.course.drop(host, lost=done.refused.kind == LOCKED):
                 for change in unit.changes:
                     self._ends(_refused(change, done.refused))
 
@@ -222,14 +225,10 @@ class _Rollout:
     def _act(self, unit: Unit, later: list[Change], results: list[Result]) -> None:
         """One change after the other, each until it is seen done."""
         fit = [change for change in unit.changes if change.server not in self.stuck]
-        stopped = _stop_early(fit, self.run, self.stuck) if not self.run.stopping.is_set() else frozenset()
+        stopped = not self.run.stopping.is_set() and _stop_early(fit, self.run, self.stuck)
+        run = seen_through(self.run) if stopped else self.run  # what was stopped comes up again
         for at, change in enumerate(unit.changes):
-            failure = self.stuck.get(change.server)
-            if failure:
-                result = Result(server=change.server, action=change.action, status=Status.FAILED, failure=failure)
-            else:
-                run = replace(self.run, stopping=threading.Event()) if change.server in stopped else self.run
-                result = carry_out(change, run, [*unit.changes[at + 1 :], *later])  # what was stopped comes up again
+            result = self.stuck.get(change.server) or carry_out(change, run, [*unit.changes[at + 1 :], *later])
             results.append(result)
             self._ends(result)
 
@@ -238,16 +237,16 @@ class _Rollout:
         self.run.reporter.ends(result)
 
 
-def _ended(change: Change, result: Result, *, alone: bool) -> Ended:
-    """What a result means for the others; `alone`: it failed before the server was touched."""
+def _ended(change: Change, result: Result) -> Ended:
+    """What a result means for the others."""
     match result.status:
         case Status.CHANGED | Status.OK:
             return Ended(up=True, well=True)
         case Status.ROLLED_BACK:
             return Ended(up=True, well=False, failed=True)
         case Status.FAILED:
-            alone = alone or (result.failure is not None and result.failure.untouched)
-            return Ended(up=alone and change.phase is Phase.READY, well=False, failed=True)
+            untouched = result.failure is not None and result.failure.untouched
+            return Ended(up=untouched and change.phase is Phase.READY, well=False, failed=True)
         case Status.SKIPPED | Status.UNREACHABLE:
             return Ended(up=change.phase is Phase.READY and result.status is Status.SKIPPED, well=False)
 
@@ -269,9 +268,9 @@ def _skipped(change: Change, failure: Failure) -> Result:
     return Result(server=change.server, action=change.action, status=Status.SKIPPED, failure=failure)
 
 
-def _fetch_first(changes: Iterable[Change], run: Run) -> dict[ServerId, Failure]:
-    """Fetch models for servers that ask for it; why some must not go on."""
-    failed: dict[ServerId, Failure] = {}
+def _fetch_first(changes: Iterable[Change], run: Run) -> dict[ServerId, Result]:
+    """Fetch models for servers that ask for it; those that must not go on, which were left as they are."""
+    failed: dict[ServerId, Result] = {}
     for change in changes:
         wanted = run.desired.get(change.server)
         if wanted is None or not (wanted.prefetch and starts(change) and wanted.from_hub):
@@ -284,7 +283,8 @@ def _fetch_first(changes: Iterable[Change], run: Run) -> dict[ServerId, Failure]
             if error.bearable(disruptive=change.disruptive):
                 run.reporter.says(change.server, f"{error.failure.summary}; going on without")
             else:
-                failed[change.server] = error.failure
+                failure = replace(error.failure, untouched=True)
+                failed[change.server] = replace(_skipped(change, failure), status=Status.FAILED)
         except Interrupted:
             run.fleet.drop(change.server.host)  # the agent ends the fetching as its controller goes away
             break
@@ -302,22 +302,21 @@ def _tell_fetching(server: ServerId, run: Run, seconds: float, line: str) -> Non
         raise Interrupted("interrupted")
 
 
-def _stop_early(changes: Iterable[Change], run: Run, stuck: dict[ServerId, Failure]) -> frozenset[ServerId]:
-    """Take down what another server of the unit needs the port or GPU of; those that would not go are `stuck`."""
-    stopped = set()
+def _stop_early(changes: Iterable[Change], run: Run, stuck: dict[ServerId, Result]) -> bool:
+    """Take down what another server of the unit needs the port or GPU of; those that would not go are `stuck`.
+
+    Returns:
+        Whether anything was stopped; from the first one on a Ctrl-C does not end it, for the others need what they free.
+    """
+    stopped = False
     for change in changes:
         if not (change.early and change.pending):
             continue
-        keep_what_runs(change, run)
-        try:
-            with drained(change, run):
-                send_steps(change.server, change.stops, run, planned_for(change))
-        except AgentError as error:
-            stuck[change.server] = agent_failure(change, error)
-        except NotReady as error:
-            stuck[change.server] = error.failure
-        except Interrupted:
-            break
+        failed = take_down(change, run)
+        if failed is None:
+            stopped, run = True, seen_through(run)
+        elif failed.status is Status.SKIPPED:
+            break  # a Ctrl-C, before anything was stopped
         else:
-            stopped.add(change.server)
-    return frozenset(stopped)
+            stuck[change.server] = failed
+    return stopped

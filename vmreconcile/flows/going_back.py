@@ -6,7 +6,6 @@ Decides that from what the host kept; how steps are sent and a server is proven 
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from vmreconcile.flows.draining import back_in
 from vmreconcile.flows.failing import NotReady
 from vmreconcile.flows.keeping import keep_failed, revisions_of
 from vmreconcile.flows.mending import settled
-from vmreconcile.flows.run import Expected, Run, send_steps
+from vmreconcile.flows.run import Expected, Run, seen_through, send_steps
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.outcome import Failure
@@ -224,7 +223,7 @@ def _back(failed: Failed, good: Revision, run: Run) -> tuple[Change, Run]:
         placed=good.kept.placed,
         digest=digest_of(host, failed.observed),
     )
-    return change, replace(run, desired={**run.desired, server: wanted}, stopping=threading.Event())
+    return change, replace(seen_through(run), desired={**run.desired, server: wanted})
 
 
 def _carry_out(

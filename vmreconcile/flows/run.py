@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from vmreconcile.core.fingerprints import Known
@@ -71,6 +71,11 @@ class Run:
     note: str = ""
     """Why it is done, for the history that hosts keep; "" for an apply."""
     stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def seen_through(run: Run) -> Run:
+    """The run for what must come to its end once it was begun: the first Ctrl-C does not cut it short."""
+    return replace(run, stopping=threading.Event())
 
 
 Root = tuple[int, int]

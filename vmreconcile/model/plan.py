@@ -134,7 +134,7 @@ class Change:
     steps: tuple[Step, ...] = ()
     early: bool = False
     after: tuple[ServerId, ...] = ()
-    """Servers that must be done before, because they hold the port that it takes."""
+    """Servers that must be done before, because they hold the port or a GPU that it takes."""
     frees: bool = False
     """Whether it gives up memory of a GPU that another server of this plan takes."""
     gate: Gate | None = None
@@ -199,6 +199,8 @@ class Plan:
     diagnostics: tuple[Diagnostic, ...] = ()
     asks: frozenset[ServerId] = frozenset()
     """Servers for which the files of their models would have told how much memory they need."""
+    down: frozenset[ServerId] = frozenset()
+    """Servers wanted running that do not serve as far as was seen, also those that this plan does not act on."""
     waves: tuple[Waves, ...] = ()
     """For each model of which servers are taken down, sorted by model."""
 

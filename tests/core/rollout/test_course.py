@@ -294,3 +294,12 @@ def test_what_waits_behind_one_that_is_held_back_goes_on() -> None:
     assert go(found) == ""
     assert set(held(found)) == {"a@h1", "c@h1"}
     assert go(found) == "b@h1"
+
+
+def test_a_pause_is_not_waited_for_where_nothing_could_begin_after_it() -> None:
+    """One failed and is down, which the budget does not allow another to be: the run ends at once, and says so."""
+    found = course([retune(f"m@h{at}") for at in (1, 2, 3)], of(3, pause=600.0, max_failures=5))
+    assert go(found, FAILED) == "h1"
+    assert found.begin(0.0) == []
+    assert found.wakes(0.0) is None
+    assert set(held(found)) == {"m@h2", "m@h3"}

@@ -42,6 +42,9 @@ class Ended:
     """Whether it counts against `max_failures`."""
 
 
+LOST = Ended(up=False, well=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """Why something of a plan is not begun: a class for scripts, a text for a person, and what to do."""
@@ -69,6 +72,8 @@ class Course:
     """By host, what waits or is at work."""
     working: set[Unit] = field(default_factory=set)
     done: dict[ServerId, Ended] = field(default_factory=dict)
+    unsure: set[ServerId] = field(default_factory=set)
+    """Of which nobody knows whether they serve, so that they count as down."""
     failures: int = 0
 
     def begin(self, now: float) -> list[Unit]:
@@ -88,31 +93,36 @@ class Course:
         return begun
 
     def end(self, unit: Unit, ended: Mapping[ServerId, Ended], now: float) -> None:
-        """A unit is done; of each server of it that was acted on, how."""
+        """A unit is done; of each server of it, how: one that is left out was lost with its host."""
         self.working.discard(unit)
         self._forget(unit)
-        for server, end in ended.items():
-            self.done[server] = end
+        for server in sorted(unit.servers):
+            end = self.done[server] = ended.get(server, LOST)
+            self.unsure.discard(server)
             (self.down.discard if end.up else self.down.add)(server)
             self.failures += end.failed
             if server.model in self.rolling:
                 self.rolling[server.model].ends(server, well=end.well, failed=end.failed, now=now)
 
     def drop(self, host: str, *, lost: bool) -> list[Unit]:
-        """Nothing more is begun on a host. Of one that was lost nobody knows what still serves: it counts as down."""
+        """Nothing more is begun on a host.
+
+        Of one that was `lost`, or on which another run is at work, nobody knows what still serves: it counts as down.
+        """
         dropped = [unit for unit in self.left.get(host, ()) if unit in self.waiting]
         for unit in dropped:
             del self.waiting[unit]
             self._forget(unit)
         if lost:
-            self.down |= {server for server in self.budgets if server.host == host}
+            self.unsure |= {server for server in self.budgets if server.host == host} - self.down
+            self.down |= self.unsure
         return dropped
 
     def wakes(self, now: float) -> float | None:
-        """Seconds until a pause ends that something waits for; None where nothing does."""
-        models = {model for unit in self.waiting for model in unit.models if not self.rolling[model].stopped}
-        pauses = [self.rolling[model].resumes - now for model in models]
-        return min((pause for pause in pauses if pause > 0), default=None)
+        """Seconds until a pause ends after which something may begin; None where nothing waits for a pause alone."""
+        pauses = {self.rolling[model].resumes for unit in self.waiting for model in unit.models}
+        ends = sorted(pause for pause in pauses if pause > now)
+        return next((end - now for end in ends if any(self._may_begin(unit, end, set()) for unit in self.waiting)), None)
 
     def give_up(self) -> dict[Unit, Held]:
         """What cannot be done, and why, once nothing is at work and no pause ends; it waits no more, others may go on.
@@ -204,19 +214,22 @@ class Course:
     def _why_waiting(self, unit: Unit) -> Held:
         before = sorted(str(each) for each in unit.after if each not in self.done or not self.done[each].well)
         if before:
-            return Held("not_freed", f"{before[0]} has the port that it takes, and did not give it up", GO_ON)
+            return Held("not_freed", f"{before[0]} has the port or GPU that it takes, and did not give it up", GO_ON)
         more = self._takes_down(unit)
         for budget in self._budgets(more):
             if len(budget.servers & (self.down | more)) > budget.limit:
-                return Held("max_unavailable", _spent(budget, sorted(budget.servers & self.down)), RAISE)
+                return Held("max_unavailable", _spent(budget, sorted(budget.servers & self.down), self.unsure), RAISE)
         return Held("not_freed", BEHIND, GO_ON)
 
 
-def _spent(budget: Budget, away: list[ServerId]) -> str:
+def _spent(budget: Budget, away: list[ServerId], unsure: set[ServerId]) -> str:
     """Why a budget allows no more, for a person."""
+    allows = f"{budget.setting} allows {budget.limit}"
+    if not away:
+        return allows
     names = ", ".join(map(str, away[:3])) + (" …" if len(away) > 3 else "")
-    down = f"{len(away)} of {len(budget.servers)} servers of {budget.name} are down already ({names})" if away else ""
-    return f"{down}, and {budget.setting} allows {budget.limit}" if down else f"{budget.setting} allows {budget.limit}"
+    down = "are down already, or may be" if unsure & set(away) else "are down already"
+    return f"{len(away)} of {len(budget.servers)} servers of {budget.name} {down} ({names}), and {allows}"
 
 
 def course_of(plan: Plan, wanted: Wanted, limits: Limits) -> Course:
@@ -224,7 +237,7 @@ def course_of(plan: Plan, wanted: Wanted, limits: Limits) -> Course:
     budgets = budgets_of(wanted.values(), limits.max_unavailable)
     units = units_of(plan.changes, wanted)
     down = {change.server for change in plan.changes if change.phase is not Phase.READY and change.server in budgets}
-    down |= {server for server in plan.unreachable_servers if server in budgets}
+    down |= {server for server in (*plan.unreachable_servers, *plan.down) if server in budgets}
     left: dict[str, list[Unit]] = {}
     by_model: dict[str, list[Unit]] = {}
     for unit in units:
