@@ -183,6 +183,33 @@ def test_responses() -> None:
     assert endpoint.parse_response(b"", ended=True) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 " + b"9" * 5000 + b" OK\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nx",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 200_000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1_000_000,
+    ],
+    ids=["status", "length", "continued", "chunks"],
+)
+def test_no_response_holds_up_the_agent(data: bytes) -> None:
+    """Numbers of thousands of digits, endless 100s, a chunk for each byte: a verdict, soon, and no error of ours."""
+    begun = time.monotonic()
+    assert endpoint.parse_response(data, ended=True) is not None
+    assert time.monotonic() - begun < 10
+
+
+def test_no_label_holds_up_the_agent() -> None:
+    """A value as long as an answer may be, with and without escapes, takes no longer than its length."""
+    begun = time.monotonic()
+    assert endpoint.parse_labels('a="' + "x" * (1 << 22) + '",b="\\\\' + '\\"' * (1 << 20) + '"') == {
+        "a": "x" * (1 << 22),
+        "b": "\\" + '"' * (1 << 20),
+    }
+    assert time.monotonic() - begun < 10
+
+
 def test_metrics() -> None:
     """Running and waiting requests of all engines together, and the effective cache settings."""
     body = (
