@@ -96,9 +96,9 @@ def parse(text: str, file: str) -> SavedPlan:
 
 
 def _change(item: Mapping[str, JsonValue]) -> Change:
-    gate = item["gate"]
+    gate, server = item["gate"], ServerId.parse(str(item["server"]))
     return Change(
-        server=ServerId.parse(str(item["server"])),
+        server=server,
         action=Action(str(item["action"])),
         reason=Reason(str(item["reason"])),
         phase=Phase(str(item["phase"])),
@@ -107,9 +107,9 @@ def _change(item: Mapping[str, JsonValue]) -> Change:
         frees=bool(item["frees"]),
         after=tuple(ServerId.parse(str(server)) for server in _list(item["after"])),
         fields=tuple(_field(field) for field in _list(item["fields"])),
-        stops=_steps(item["stops"]),
-        steps=_steps(item["steps"]),
-        gate=Gate(**gate) if isinstance(gate, dict) else None,  # type: ignore[arg-type]  # written by render
+        stops=_steps(item["stops"], server),
+        steps=_steps(item["steps"], server),
+        gate=_gate(gate),
         placed=_placed(item["placed"]),
         digest=_object(item["observed"]),
     )
@@ -147,8 +147,30 @@ def _object(value: JsonValue) -> Json:
     return value
 
 
-def _steps(value: JsonValue) -> tuple[Step, ...]:
-    return tuple(from_json(_object(step)) for step in _list(value))
+def _gate(value: JsonValue) -> Gate | None:
+    if value is None:
+        return None
+    gate = Gate(**_object(value))  # type: ignore[arg-type]  # looked at below
+    sound = type(gate.port) is int and isinstance(gate.address, str) and type(gate.timeout) in {int, float}
+    if not sound:
+        raise ValueError("a gate has an address, a port and a number of seconds")
+    return gate
+
+
+def _steps(value: JsonValue, server: ServerId) -> tuple[Step, ...]:
+    steps = tuple(from_json(_object(step)) for step in _list(value))
+    for step in steps:
+        if not _is_about(step, server):
+            raise ValueError(f"a step of {server} ({step.name}) is about something else")
+    return steps
+
+
+def _is_about(step: Step, server: ServerId) -> bool:
+    """Whether a step is about this server alone: what was agreed to for one must not be done to another."""
+    names = {server.unit, *(f"{server.slug}.{ending}" for ending in ("env", "token", "log"))}
+    paths = (getattr(step, field, server.unit) for field in ("path", "env_path", "log_path"))
+    slug, unit = getattr(step, "slug", server.slug), getattr(step, "unit", "")
+    return slug == server.slug and unit in {"", server.unit} and all(path.rpartition("/")[2] in names for path in paths)
 
 
 def _field(value: JsonValue) -> Field:
@@ -175,7 +197,7 @@ def confirm(saved: SavedPlan, fresh: Plan, desired: DesiredFleet) -> Plan:
 
 def _confirmed(change: Change, now: Change | None, planned: str | None, wanted: str | None) -> Change:
     seen: Mapping[str, JsonValue] = now.digest if now else {}
-    moved = sorted(name for name in change.digest if seen.get(name) != change.digest[name])
+    moved = sorted(name for name in {*change.digest, *seen} if seen.get(name) != change.digest.get(name))
     if planned != wanted:
         moved.append("what the files ask for")
     if now is not None and change.pending and change.placed and change.placed.devices != _devices(now):
