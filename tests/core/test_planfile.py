@@ -165,7 +165,7 @@ def test_a_step_about_something_else_is_refused(kind: str, edit: dict[str, JsonV
     (change,) = document["changes"]
     step = next(step for step in [*change["stops"], *change["steps"]] if step["step"] == kind)
     step.update(edit)
-    with pytest.raises(UsageError, match="p.json is damaged"):
+    with pytest.raises(UsageError, match=r"p\.json is damaged"):
         parse(json.dumps(document), "p.json")
 
 
@@ -174,7 +174,7 @@ def test_a_gate_that_is_none_is_refused(edit: dict[str, JsonValue]) -> None:
     """Address, port and seconds are of their kind."""
     document = json.loads(TEXT)
     document["changes"][0]["gate"].update(edit)
-    with pytest.raises(UsageError, match="p.json is damaged"):
+    with pytest.raises(UsageError, match=r"p\.json is damaged"):
         parse(json.dumps(document), "p.json")
 
 

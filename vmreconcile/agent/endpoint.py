@@ -294,7 +294,7 @@ def parse_labels(text: str) -> dict[str, str]:
 
 def _label(text: str, at: int) -> tuple[str, int]:
     """The value that begins at `at`, and where what follows it begins; goes through each letter once."""
-    parts = []
+    parts: list[str] = []
     end = _find(text, '"', at)
     while True:
         slash = text.find("\\", at, end)

@@ -126,7 +126,8 @@ def _secrets(server: ServerId, steps: tuple[Step, ...], run: Run) -> dict[str, S
         elif name == token and name in run.secrets:
             found[name] = run.secrets[name]
         else:
-            missing = AgentError("no-token", f"the plan needs the secret {shown(name)}, which is not on this controller")
+            told = f"the plan needs the secret {shown(name)}, which this controller has not for {server}"
+            missing = AgentError("no-token", told)
             missing.remedy = "log in to the Hub (hf auth login), or make the plan again"
             raise missing
     return found
