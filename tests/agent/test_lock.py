@@ -133,6 +133,7 @@ def test_who_waits_gets_it(agents: Callable[[], Agent]) -> None:
     told = [second.next_answer() for _ in range(2)]
     assert [(answer["id"], answer["more"]) for answer in told] == [(number, True)] * 2
     assert told[0]["holder"]["owner"] == "alice@laptop"
+    assert not any("run" in each["holder"] for each in told), "who knows it could take the lock over"
     begun = time.monotonic()
     first.close()
     while (answer := second.next_answer()).get("more"):

@@ -14,7 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmreconcile.agent import endpoint, envfile, gpus, jsontext, masks, nvidia_smi, proc, survey, systemd, units
+from vmreconcile.agent import (
+    endpoint,
+    envfile,
+    gpus,
+    jsontext,
+    masks,
+    metrics,
+    nvidia_smi,
+    proc,
+    survey,
+    systemd,
+    units,
+)
 from vmreconcile.agent.classify import Known, classify
 from vmreconcile.agent.folders import is_slug, slug_of_unit
 from vmreconcile.agent.frames import Channel
@@ -165,8 +177,8 @@ def test_responses_take_anything(data: bytes, *, ended: bool) -> None:
     for prefix in (b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"):
         parsed = endpoint.parse_response(prefix + data, ended=ended)
         assert parsed is not None or not ended
-    endpoint.parse_metrics(data)
-    endpoint.parse_labels(data.decode("latin-1"))
+    metrics.parse_metrics(data)
+    metrics.parse_labels(data.decode("latin-1"))
 
 
 def test_responses() -> None:
@@ -183,6 +195,33 @@ def test_responses() -> None:
     assert endpoint.parse_response(b"", ended=True) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 " + b"9" * 5000 + b" OK\r\n\r\nx",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nx",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 200_000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 1_000_000,
+    ],
+    ids=["status", "length", "continued", "chunks"],
+)
+def test_no_response_holds_up_the_agent(data: bytes) -> None:
+    """Numbers of thousands of digits, endless 100s, a chunk for each byte: a verdict, soon, and no error of ours."""
+    begun = time.monotonic()
+    assert endpoint.parse_response(data, ended=True) is not None
+    assert time.monotonic() - begun < 10
+
+
+def test_no_label_holds_up_the_agent() -> None:
+    """A value as long as an answer may be, with and without escapes, takes no longer than its length."""
+    begun = time.monotonic()
+    assert metrics.parse_labels('a="' + "x" * (1 << 22) + '",b="\\\\' + '\\"' * (1 << 20) + '"') == {
+        "a": "x" * (1 << 22),
+        "b": "\\" + '"' * (1 << 20),
+    }
+    assert time.monotonic() - begun < 10
+
+
 def test_metrics() -> None:
     """Running and waiting requests of all engines together, and the effective cache settings."""
     body = (
@@ -190,7 +229,7 @@ def test_metrics() -> None:
         b'vllm:num_requests_running{engine="1"} 3.0\nvllm:num_requests_waiting{engine="0"} 0.0\n'
         b'vllm:cache_config_info{a="x\\"y",gpu_memory_utilization="0.92"} 1.0\nother 5\n'
     )
-    found = endpoint.parse_metrics(body)
+    found = metrics.parse_metrics(body)
     assert (found["requests_running"], found["requests_waiting"]) == (5, 0)
     assert found["cache_config"] == {"a": 'x"y', "gpu_memory_utilization": "0.92"}
 

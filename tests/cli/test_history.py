@@ -198,7 +198,7 @@ def test_a_rollback_that_cannot_start_comes_back(changed: Desk) -> None:
 
 
 def test_a_host_that_is_away_counts_as_down_in_a_rollback(changed: Desk) -> None:
-    """The last one that serves is not taken down by a model's name alone, as in an apply; named with its host, it is."""
+    """The last one that serves is not taken down by a model's name alone; named with its host, it is."""
     changed.hosts["gpu2"].unreachable = "no route"
     said = changed("rollback", "qwen")
     assert (said.code, length(changed)) == (1, "8192")

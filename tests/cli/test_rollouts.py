@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,9 @@ from tests.lab.desk import Desk
 from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Behaviour
 from vmreconcile.cli import agreement
+from vmreconcile.cli.retry import leave_retry_file
+from vmreconcile.model.observed import Unreachable
+from vmreconcile.model.outcome import Outcome
 
 DEAD = Behaviour(exit_code=1, log=("Segmentation fault",))
 
@@ -76,6 +82,23 @@ def test_the_retry_file_holds_what_is_left_alone(desk: Desk) -> None:
     assert Path("again").read_text() == "gpu2\ngpu3\n"
     assert "2 hosts left" in said.err
     assert "1 other host: all well" in said.out
+
+
+def test_a_retry_file_names_just_the_hosts_that_are_left(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A name that a line of it would mean otherwise is told instead; a device or a pipe stays what it is."""
+    names = ("a", "b\nc", "!d", "#e", " f", "g\u2028h", "~i", "@j", "&k")
+    outcome = Outcome(results=(), unreachable=tuple(Unreachable(host=name, reason="away") for name in names))
+    leave_retry_file(argparse.Namespace(retry_file=tmp_path / "left"), outcome)
+    assert (tmp_path / "left").read_text(encoding="utf-8") == "a\n"
+    said = capsys.readouterr().err
+    assert said.count("is left too") == 8
+    assert "b\\nc" in said
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    leave_retry_file(argparse.Namespace(retry_file=tmp_path / "pipe"), outcome)
+    assert os.read(reader, 100) == b"a\n"
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").lstat().st_mode)
 
 
 def test_a_server_that_is_down_holds_the_others_back(desk: Desk) -> None:

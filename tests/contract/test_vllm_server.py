@@ -23,7 +23,7 @@ import pytest
 
 from tests.lab.server import Server, environment_of, running, session_of
 from tests.lab.tiny_model import ARGUMENTS, ENVIRONMENT, write_adapter, write_model
-from vmreconcile.agent.endpoint import parse_metrics
+from vmreconcile.agent.metrics import parse_metrics
 from vmreconcile.agent.stalls import marks
 from vmreconcile.vllm.measured import figures_of
 

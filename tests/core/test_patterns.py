@@ -61,6 +61,18 @@ def test_a_file_stands_for_its_lines(inventory: Inventory) -> None:
     )
 
 
+@pytest.mark.parametrize("lines", [(), ("", "  "), ("!gpu1",), ("&gpu",)])
+@pytest.mark.parametrize("pattern", ["@left", "@left,!gpu3", "@left,&gpu"])
+def test_a_file_that_names_no_host_is_not_every_host(
+    inventory: Inventory, pattern: str, lines: tuple[str, ...]
+) -> None:
+    """An emptied retry file must not widen what is acted on; with a host beside it, it narrows or adds."""
+    with pytest.raises(PatternError, match="names no host"):
+        select(pattern, inventory, retry={"left": lines}.__getitem__)
+    assert select(f"gpu2,{pattern}", inventory, retry={"left": lines}.__getitem__) == ("gpu2",)
+    assert select("!lone@x:cpu", inventory) == ("c1", "gpu1")
+
+
 @pytest.mark.parametrize(
     ("pattern", "word"),
     [("gpu[3]", "gpu[3]"), ("gpu[-4]", "gpu[-4]"), ("~(", "~("), ("gpu:@x", "@x")]

@@ -141,6 +141,43 @@ def test_what_is_no_plan_is_refused_by_name(text: str, words: str | None) -> Non
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("kind", "edit"),
+    [
+        ("stop-unit", {"unit": "vmreconcile-other.service"}),
+        ("stop-unit", {"unit": "sshd.service"}),
+        ("stop-unit", {"grace_s": "9"}),
+        ("stop-unit", {"grace_s": 1e300}),
+        ("stop-unit", {"grace_s": float("nan")}),
+        ("systemctl", {"unit": "vmreconcile-m_1.service"}),
+        ("systemctl", {"verb": 5}),
+        ("write-file", {"path": "/etc/systemd/system/vmreconcile-other.service"}),
+        ("write-file", {"mode": "0777"}),
+        ("write-env", {"path": "/etc/vmreconcile/env/other.env"}),
+        ("write-env", {"entries": {"HF_TOKEN": "x"}}),
+        ("write-record", {"slug": "other"}),
+        ("write-record", {"record": []}),
+    ],
+)
+def test_a_step_about_something_else_is_refused(kind: str, edit: dict[str, JsonValue]) -> None:
+    """What was agreed to for one server is done to no other; fields are of their kind."""
+    document = json.loads(TEXT)
+    (change,) = document["changes"]
+    step = next(step for step in [*change["stops"], *change["steps"]] if step["step"] == kind)
+    step.update(edit)
+    with pytest.raises(UsageError, match=r"p\.json is damaged"):
+        parse(json.dumps(document), "p.json")
+
+
+@pytest.mark.parametrize("edit", [{"port": "8001"}, {"timeout": None}, {"address": 7}, {"other": 1}])
+def test_a_gate_that_is_none_is_refused(edit: dict[str, JsonValue]) -> None:
+    """Address, port and seconds are of their kind."""
+    document = json.loads(TEXT)
+    document["changes"][0]["gate"].update(edit)
+    with pytest.raises(UsageError, match=r"p\.json is damaged"):
+        parse(json.dumps(document), "p.json")
+
+
 @given(data=st.data())
 def test_a_damaged_file_is_an_error_of_ours(data: st.DataObject) -> None:
     """Whatever is missing or replaced in it, nothing else is raised, and no step that there is not is read."""
@@ -172,6 +209,14 @@ def test_a_moved_server_is_refused_with_the_field() -> None:
     assert change.reason is Reason.PLAN_STALE
     assert change.note == "changed since the plan was made: process.pid, process.start_ticks"
     assert change.remedy == "make the plan again"
+
+
+def test_what_the_file_does_not_tell_has_moved() -> None:
+    """A plan from which somebody took what it was made from is no plan for any host."""
+    there, text = retuned()
+    document = json.loads(text)
+    document["changes"][0]["observed"] = {}
+    assert "process.pid" in refused(there, json.dumps(document)).note
 
 
 def test_an_edited_unit_and_a_reboot_are_noticed() -> None:

@@ -13,6 +13,7 @@ from tests.lab.applying import apply
 from tests.lab.fake_host import FakeHost
 from tests.lab.worlds import FILE, TOKEN, World, known, wanted, world
 from tests.vllm.made import settings_of
+from vmreconcile.core.access import Asker, question_of
 from vmreconcile.core.diff import Subject, drift_of
 from vmreconcile.core.planning import decision_of, subject_of
 from vmreconcile.core.revisions import (
@@ -26,12 +27,13 @@ from vmreconcile.core.revisions import (
     why_not_kept,
 )
 from vmreconcile.core.reviving import CannotGoBackError, as_wanted, literal, other_version
+from vmreconcile.model.access import Question
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.gpus import Placed
 from vmreconcile.model.observed import HostView
 from vmreconcile.model.plan import Action
 from vmreconcile.model.revision import Author, Kept, Revision, from_json, to_json
-from vmreconcile.model.steps import KEEP
+from vmreconcile.model.steps import KEEP, Keep
 from vmreconcile.model.values import Setting
 from vmreconcile.vllm.catalogue import catalogue_for
 
@@ -232,6 +234,37 @@ def test_what_cannot_be_brought_back_says_why() -> None:
     with pytest.raises(CannotGoBackError, match="revision 3 of m@h1 had MY_API_KEY, which its env file has no more"):
         as_wanted(revision, wanted(), without)
     assert as_wanted(revision, server, without).env["MY_API_KEY"].value == SECRET
+
+
+def asked_back(server: DesiredServer, host: HostView, *entries: tuple[str, str | Keep]) -> Question | None:
+    """What the Hub is asked before a server goes back to a revision that its host made up."""
+    kept = kept_of(subject_of(server, host, known()))
+    revision = Revision(number=1, kept=replace(kept, entries=(*kept.entries, *entries)))
+    asker = Asker(environ={}, sources={"default"})
+    return question_of(as_wanted(revision, server, host), asker)
+
+
+def test_a_host_does_not_choose_where_a_token_is_sent() -> None:
+    """A Hub that only its revision names is not asked; one that today's files name, too, is."""
+    there = there_with(env={"HF_ENDPOINT": "https://hub.example"})
+    server = there.desired.servers[0]
+    _, host = here(server, there)
+    mine = ("HF_ENDPOINT", "https://hub.example")
+    told = asked_back(server, host, mine)
+    assert told is not None
+    assert (told.endpoint, told.source) == ("https://hub.example", "default")
+    assert asked_back(replace(server, env={}), host, mine) is None
+    assert asked_back(server, host, ("HF_ENDPOINT", "https://thief.example")) is None
+
+
+def test_a_server_without_a_token_gets_none_by_its_history() -> None:
+    """What its host says that it had is the host's own, never this controller's, nor asked with."""
+    there = there_with()
+    server = replace(there.desired.servers[0], token=None)
+    _, host = here(server, there)
+    told = asked_back(server, host, ("HF_TOKEN", KEEP))
+    assert told is not None
+    assert told.source == ""
 
 
 def test_another_version_in_place_is_named() -> None:

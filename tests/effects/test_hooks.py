@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -74,6 +75,47 @@ def test_what_it_prints_is_shown_without_tokens() -> None:
     """What looks like a token, and what is one of this run, colours or none in the midst of it."""
     error = refused(f"echo using {TOKEN}; printf 'pl\\033[1main-Secret-of-this-run\\n'; exit 1")
     assert error.evidence == "using *** / ***"
+
+
+@pytest.mark.parametrize("secret", [TOKEN, "plain-Secret-of-this-run"])
+@pytest.mark.parametrize("shown", [5, 20])
+def test_no_end_of_a_secret_is_shown_where_the_output_was_cut(secret: str, shown: int) -> None:
+    """One long line, of which what is kept begins in the midst of a secret; nor one that control characters part."""
+    rest = hooks.KEPT - shown
+    error = refused(("python3", "-c", f"print('x' * 9 + {secret!r} + 'y' * {rest}, end=''); exit(1)"))
+    assert error.evidence
+    assert not set(error.evidence) - {"y"}
+    assert refused(f"printf '{secret[:6]}\\000\\010{secret[6:]}'; exit 1").evidence == "***"
+
+
+def test_a_hook_that_may_not_be_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one that became root: it is named, and the run goes on."""
+    started: list[int] = []
+
+    def killpg(pid: int, number: int) -> None:
+        started.append(pid)
+        raise PermissionError(number)
+
+    monkeypatch.setattr(hooks, "GRACE_S", 0.2)
+    monkeypatch.setattr("os.killpg", killpg)
+    begun = time.monotonic()
+    try:
+        error = refused(("sleep", "20"), timeout=0.2)
+        assert time.monotonic() - begun < 10
+        assert str(error) == f"no end within 0.2 s; pid {started[0]} of it cannot be ended from here"
+    finally:
+        os.kill(started[0], signal.SIGKILL)
+        os.waitpid(started[0], 0)
+
+
+@pytest.mark.parametrize("command", ["exit 0", "sleep 0.3"])
+def test_a_parent_that_ignores_ends_of_children(command: str) -> None:
+    """Some schedulers start us so: the kernel keeps no status then, and nothing breaks."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        run(command)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_much_output_is_read_and_its_end_kept() -> None:

@@ -16,6 +16,7 @@ from vmreconcile.flows.execute import execute
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.outcome import Failure, Outcome, Status
 from vmreconcile.model.plan import Action, Plan, Reason
+from vmreconcile.model.steps import SecretRef, WriteEnv
 
 
 def failure(outcome: Outcome, server: str = "m@h1") -> Failure:
@@ -121,6 +122,21 @@ def test_a_plan_file_is_carried_out_to_the_letter() -> None:
     plan = confirm(parse(text, "p.json"), there.plan(), there.desired)
     assert statuses(apply(there, plan)) == {"a@h1": "changed", "b@h1": "changed"}
     assert in_sync(there)
+
+
+def test_a_plan_file_gets_no_secret_of_another_server() -> None:
+    """Neither a token that the server is not to have, nor a variable that its files do not give it."""
+    there = world(wanted("a@h1", token=None, port=8001), wanted("b@h2", env={"MY_KEY": "another-secret"}, port=8002))
+    (change, _) = there.plan().pending
+    for stolen in ("default", "env.MY_KEY", "env.NOBODYS"):
+        entries = (("HF_TOKEN", SecretRef(name=stolen)),)
+        steps = tuple(replace(step, entries=entries) if isinstance(step, WriteEnv) else step for step in change.steps)
+        plan = replace(there.plan(), changes=(replace(change, steps=steps),))
+        (result,) = apply(there, plan).results
+        assert result.failure is not None
+        assert (result.status, result.failure.kind) == (Status.FAILED, "no_token")
+        assert stolen in result.failure.summary
+    assert not there.pids()
 
 
 def test_a_plan_file_whose_token_is_gone_fails_with_the_way_out() -> None:

@@ -15,7 +15,6 @@ from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Behaviour, Refusal
 from tests.lab.worlds import World, wanted, world
 from vmreconcile.core.planfile import confirm, parse, render
-from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.execute import execute
 from vmreconcile.model.desired import DesiredServer, Health, Hooks, Rollout
 from vmreconcile.model.outcome import Failure, Outcome
@@ -99,9 +98,7 @@ def test_a_swap_that_was_begun_is_seen_through_after_the_first_interrupt() -> No
     """One is stopped already as it comes: the other follows, and both come up on their new ports."""
     there = swapped()
     hooks = Hooks(before_stop="exit 0", after_ready="exit 0")
-    there.want(
-        wanted("a@h1", port=8002, health=QUICK), wanted("b@h1", port=8001, hooks=hooks, health=QUICK)
-    )
+    there.want(wanted("a@h1", port=8002, health=QUICK), wanted("b@h1", port=8001, hooks=hooks, health=QUICK))
     witness = Witness()
     run = run_of(there, witness)
     plan = there.plan()
@@ -116,9 +113,7 @@ def test_a_swap_of_which_one_cannot_be_taken_down_leaves_both_serving() -> None:
     """Its hook failed: the other is back on its own port."""
     there = swapped()
     hooks = Hooks(before_stop="exit 3")
-    there.want(
-        wanted("a@h1", port=8002, health=QUICK), wanted("b@h1", port=8001, hooks=hooks, health=QUICK)
-    )
+    there.want(wanted("a@h1", port=8002, health=QUICK), wanted("b@h1", port=8001, hooks=hooks, health=QUICK))
     outcome = apply(there)
     assert statuses(outcome)["b@h1"] == "failed"
     assert serving(there) == {"a@h1", "b@h1"}
@@ -127,16 +122,14 @@ def test_a_swap_of_which_one_cannot_be_taken_down_leaves_both_serving() -> None:
 @pytest.mark.parametrize("runtime", ["systemd", "process"])
 def test_an_early_stop_that_fails_half_way_leaves_nobody_down(runtime: str) -> None:
     """It went down, and then its steps failed: it comes back."""
-    there = world(
-        wanted("a@h1", port=8001, health=QUICK, runtime=runtime), wanted("b@h1", port=8002, health=QUICK)
-    )
+    there = world(wanted("a@h1", port=8001, health=QUICK, runtime=runtime), wanted("b@h1", port=8002, health=QUICK))
     apply(there)
     there.want(wanted("a@h1", port=8002, health=QUICK, runtime=runtime), wanted("b@h1", port=8001, health=QUICK))
     host = there.hosts["h1"]
     steps = host.steps
     failed = []
 
-    def failing(request: Any, progress: Any) -> Any:
+    def failing(request: Any, progress: Any) -> Any:  # noqa: ANN401 - JSON values
         if request["slug"] == "a" and not failed and any("stop" in step["step"] for step in request["steps"]):
             failed.append(1)
             steps(request, progress)
@@ -144,7 +137,7 @@ def test_an_early_stop_that_fails_half_way_leaves_nobody_down(runtime: str) -> N
         return steps(request, progress)
 
     host.steps = failing
-    outcome = apply(there)
+    apply(there)
     assert failed
     assert serving(there) == {"a@h1", "b@h1"}
 
@@ -154,7 +147,7 @@ def lost_at(host: FakeHost, do: str, at: int = 1) -> None:
     answer = host.answer
     count = []
 
-    def losing(payload: Any, *more: Any) -> Any:
+    def losing(payload: Any, *more: Any) -> Any:  # noqa: ANN401 - JSON values
         if payload["do"] == do:
             count.append(1)
             if len(count) == at:

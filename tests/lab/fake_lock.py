@@ -95,7 +95,7 @@ class FakeLock:
         while not self._take(asker, claim, claim["run"]):
             if time.monotonic() >= until:
                 raise self._refused()
-            progress({"holder": self.told()})
+            progress({"holder": self.shown()})
             time.sleep(LOOK_S)
         return {"held": True}
 
@@ -122,5 +122,8 @@ class FakeLock:
         return True
 
     def _refused(self) -> AgentError:
-        holder = {name: value for name, value in self.told().items() if name != "run"}
-        return AgentError("locked", "the host is locked", more={"class": "locked", "holder": holder})
+        return AgentError("locked", "the host is locked", more={"class": "locked", "holder": self.shown()})
+
+    def shown(self) -> Json:
+        """The same without what only its run knows."""
+        return {name: value for name, value in self.told().items() if name != "run"}

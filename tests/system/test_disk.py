@@ -24,6 +24,7 @@ port: 8001
 hf_token: null
 args: {max_model_len: 512}
 health: {startup_timeout: 30s, soak: 0}
+rollout: {max_failures: 2}
 env: {PURPOSE: %s}
 """
 ENV_FILE = "/etc/vmreconcile/env/tiny.env"

@@ -12,12 +12,14 @@ import select
 import time
 
 from . import jsontext
+from .metrics import parse_metrics
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Sequence
 
 ANSWER_LIMIT = 1 << 23
+LONGEST_NUMBER = 19  # digits of a length: Python refuses to read thousands, and no answer is that long
 ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # noqa: S104 - turned into loopback
 
 
@@ -188,30 +190,36 @@ def _advance(made: _socket.socket, exchange: Exchange, poll: select.poll) -> boo
 
 def parse_response(data: bytes, *, ended: bool) -> tuple[int, bytes] | None:
     """Split an HTTP/1.1 response into (status, body); None while more is needed, status 0 where it is none."""
-    head, blank, body = data.partition(b"\r\n\r\n")
-    if not blank:
-        plausible = b"HTTP/1.".startswith(data[:7]) and len(data) < 1 << 16
-        return None if plausible and not ended else (0, b"")
-    lines = head.split(b"\r\n")
-    words = lines[0].split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
-        return 0, b""
-    status = int(words[1])
-    if 100 <= status < 200:
-        return parse_response(body, ended=ended)
+    status, at = 100, 0
+    while 100 <= status < 200:
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0:
+            plausible = b"HTTP/1.".startswith(data[at : at + 7]) and len(data) - at < 1 << 16
+            return None if plausible and not ended else (0, b"")
+        lines = data[at:end].split(b"\r\n")
+        status, at = _status(lines[0]), end + 4
+    body = data[at:]
     headers = {}
     for line in lines[1:]:
         name, _, value = line.partition(b":")
         headers[name.strip().lower()] = value.strip()
-    if status in (204, 304):
+    if status in (0, 204, 304):
         return status, b""
     if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
         whole = dechunk(body)
         return (status, whole[0]) if whole[1] or ended else None
     length = headers.get(b"content-length", b"")
-    if length.isdigit() and len(body) >= int(length):
+    if length.isdigit() and len(length) < LONGEST_NUMBER and len(body) >= int(length):
         return status, body[: int(length)]
     return (status, body) if ended else None
+
+
+def _status(line: bytes) -> int:
+    """The status of a response's first line (RFC 9112, 4: three digits); 0 where it is none."""
+    words = line.split(None, 2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or len(words[1]) != 3 or not words[1].isdigit():
+        return 0
+    return int(words[1])
 
 
 def persists(data: bytes) -> bool:
@@ -222,21 +230,24 @@ def persists(data: bytes) -> bool:
 
 
 def dechunk(data: bytes) -> tuple[bytes, bool]:
-    """Join the chunks (RFC 9112, 7.1): (what there is, whether it is complete)."""
-    joined = b""
+    """Join the chunks (RFC 9112, 7.1): (what there is, whether it is complete). Goes through each byte once."""
+    joined = bytearray()
+    at = 0
     while True:
-        line, newline, rest = data.partition(b"\r\n")
-        size = line.partition(b";")[0].strip()
+        end = data.find(b"\r\n", at)
+        size = data[at : max(end, at)].partition(b";")[0].strip()
         try:
-            count = int(size, 16) if newline else -1
+            count = int(size, 16) if end >= 0 else -1
         except ValueError:
-            return joined, True
+            return bytes(joined), True
         if count == 0:
-            return joined, True
-        if count < 0 or len(rest) < count + 2:
-            return joined + (rest[:count] if count > 0 else b""), False
-        joined += rest[:count]
-        data = rest[count + 2 :]
+            return bytes(joined), True
+        at = end + 2
+        if count < 0 or len(data) - at < count + 2:
+            joined += data[at : at + max(count, 0)]
+            return bytes(joined), False
+        joined += data[at : at + count]
+        at += count + 2
 
 
 def parse_models(answer: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - whatever the server says
@@ -248,47 +259,6 @@ def parse_models(answer: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - whateve
         if isinstance(row, dict) and isinstance(row.get("id"), str)
     ]
     return sorted(found, key=lambda row: row["id"])
-
-
-def parse_metrics(body: bytes) -> dict[str, Any]:
-    """The few of vLLM's metrics that tell what it is doing and what it settled for."""
-    found: dict[str, Any] = {"requests_running": None, "requests_waiting": None, "cache_config": {}}
-    wanted = {b"vllm:num_requests_running": "requests_running", b"vllm:num_requests_waiting": "requests_waiting"}
-    for line in body.split(b"\n"):
-        if not line.startswith(b"vllm:"):
-            continue
-        name = line.partition(b"{")[0].partition(b" ")[0]
-        if name in wanted:
-            found[wanted[name]] = (found[wanted[name]] or 0) + _count(line)
-        elif name == b"vllm:cache_config_info" and not found["cache_config"]:
-            labels = line[len(name) + 1 : line.rfind(b"}")].decode("utf-8", "backslashreplace")
-            found["cache_config"] = parse_labels(labels)
-    return found
-
-
-def _count(line: bytes) -> int:
-    """The value at the end of a sample line."""
-    try:
-        return int(float(line.rpartition(b" ")[2]))
-    except (ValueError, OverflowError):
-        return 0
-
-
-def parse_labels(text: str) -> dict[str, str]:
-    """Split `a="x",b="y"` (the Prometheus text format: backslash escapes quote, backslash and newline)."""
-    found = {}
-    while '="' in text:
-        name, _, text = text.partition('="')
-        value = ""
-        while text and text[0] != '"':
-            if text[0] == "\\" and len(text) > 1:
-                value += {"n": "\n"}.get(text[1], text[1])
-                text = text[2:]
-            else:
-                value, text = value + text[0], text[1:]
-        found[name.strip(", ")] = value
-        text = text[1:]
-    return found
 
 
 def observed(

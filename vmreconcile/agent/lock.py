@@ -60,7 +60,7 @@ def lock(request: dict[str, Any], folders: Folders, channel: Channel, progress: 
         if now >= until:
             raise _refused(holder, folders)
         if now >= tell:
-            progress(holder=holder)
+            progress(holder=_shown(holder))
             tell = now + TELL_S
         if channel.interrupted(min(LOOK_S, until - now)):
             raise Problem("interrupted", "the controller no longer waits for the lock")
@@ -236,9 +236,13 @@ def _holder(said: dict[str, Any]) -> Claim:
 
 def _refused(holder: Claim, folders: Folders) -> Problem:
     """The refusal, with the holder for programs and in words for people."""
-    shown = {name: value for name, value in holder.items() if name != "run"}
     age = "" if holder["age"] is None else " for {:.0f} s".format(holder["age"])
     who = "{}{} ({})".format(holder["owner"] or "another run", age, holder["command"] or "command not known")
     problem = Problem("locked", "the host is locked by " + who, _path(folders))
-    problem.more = {"holder": shown}
+    problem.more = {"holder": _shown(holder)}
     return problem
+
+
+def _shown(holder: Claim) -> Claim:
+    """The holder as others may see it: who knows a run's name could take its lock over."""
+    return {name: value for name, value in holder.items() if name != "run"}

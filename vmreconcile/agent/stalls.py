@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 
 from . import jsontext
-from .endpoint import Exchange, fetch, in_turn, parse_metrics
+from .endpoint import Exchange, fetch, in_turn
+from .metrics import parse_metrics
 from .questions import NO_ROUTE, questions
 
 TYPE_CHECKING = False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmreconcile.cli.output import note
+from vmreconcile.cli.terminal import printable
 from vmreconcile.effects.files import write_private
 from vmreconcile.errors import VmreconcileError
 from vmreconcile.model.outcome import Outcome, Status
@@ -32,6 +33,12 @@ def leave_retry_file(arguments: argparse.Namespace, outcome: Outcome) -> None:
     if not hosts:
         return
     path = arguments.retry_file or _usual_place()
+    odd = tuple(host for host in hosts if not _is_line(host))
+    hosts = tuple(host for host in hosts if _is_line(host))
+    for host in odd:
+        note(f"note: {printable(host)} is left too; a retry file cannot name it")
+    if not hosts:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_private(path, "".join(f"{host}\n" for host in hosts))
@@ -40,6 +47,11 @@ def leave_retry_file(arguments: argparse.Namespace, outcome: Outcome) -> None:
         return
     count = f"{len(hosts)} host{'s' * (len(hosts) != 1)}"
     note(f"{count} left; to go on with just these: vmreconcile apply --limit {shlex.quote(f'@{path}')}")
+
+
+def _is_line(host: str) -> bool:
+    """Whether a line of a retry file means this host alone when it is read back."""
+    return host.splitlines() == [host] and host.strip() == host and host[0] not in "#!&@~"
 
 
 def _usual_place() -> Path:

@@ -11,6 +11,7 @@ from vmreconcile.model.desired import DesiredFleet, DesiredServer, DesiredState
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView
 from vmreconcile.model.plan import Action, Block, Plan, Reason
+from vmreconcile.model.values import OriginKind
 
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 TRUE = frozenset({"1", "ON", "YES", "TRUE"})
@@ -80,10 +81,19 @@ def elsewhere(servers: Iterable[DesiredServer], environ: Mapping[str, str]) -> s
 
 
 def question_of(server: DesiredServer, asker: Asker) -> Question | None:
-    """What to ask for a server; None where it loads from a path, or never asks the Hub itself."""
-    if not server.from_hub or offline({**asker.environ, **_own(server)}):
+    """What to ask for a server; None where it loads from a path, or never asks the Hub itself.
+
+    Nor where only its host says which Hub: no token of this controller goes to an address that a host made up.
+    """
+    if not server.from_hub or offline({**asker.environ, **_own(server)}) or _hub_of_its_host(server):
         return None
     return question_about(server, asker)
+
+
+def _hub_of_its_host(server: DesiredServer) -> bool:
+    """Whether a revision that its host kept names its Hub, and no file of ours."""
+    said = server.env.get("HF_ENDPOINT")
+    return said is not None and said.origin.kind is OriginKind.REVISION
 
 
 def question_about(server: DesiredServer, asker: Asker) -> Question:

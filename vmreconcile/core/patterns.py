@@ -50,8 +50,8 @@ def select(pattern: str, inventory: Inventory, *, retry: Retry | None = None) ->
     then `!without`. A word is a host or group, a glob, `~regex`, any of these but the regex with `[n]` or `[n:m]` (both
     ends included), or `@FILE`, each line of which is such a word.
 
-    A pattern without a word, a sign alone and a bracket without its partner are refused, where Ansible takes some of
-    them for every host: an unset variable must not widen what is acted on.
+    A pattern without a word, a file that names no host, a sign alone and a bracket without its partner are refused,
+    where Ansible takes some of them for every host: an unset variable or an empty file must not widen what is acted on.
 
     Raises:
         PatternError: where a word cannot be understood.
@@ -97,6 +97,7 @@ def _words(pattern: str, retry: Retry | None) -> list[str]:
     if re.search(r"[\[\]]", re.sub(r"\[[^\]]*\]", "", pattern)) and split_port(pattern) is None:
         raise PatternError(f"a bracket in {pattern!r} has no partner", remedy="Write it as in gpu[0:3].")
     words: list[str] = []
+    from_file = False
     for word in _split(pattern):
         if word in {"!", "&", "@", "~"}:
             raise PatternError(f"{word!r} in {pattern!r} names nothing", remedy="Write a host or a group after it.")
@@ -105,8 +106,11 @@ def _words(pattern: str, retry: Retry | None) -> list[str]:
         elif retry is None:
             raise PatternError(f"{word!r}: a file of hosts is not allowed here", remedy="Write the hosts or a group.")
         else:
+            from_file = True
             words.extend(line for line in (line.strip() for line in retry(word[1:])) if line)
-    if not words and not pattern.strip().startswith("@"):
+    if from_file and all(word[0] in "&!" for word in words):
+        raise PatternError(f"the file in {pattern!r} names no host", remedy="See what is in it; write all for every.")
+    if not words:
         raise PatternError(f"the pattern {pattern!r} names no host", remedy="Write all for every host.")
     return words
 

@@ -35,8 +35,8 @@ def tenant_on(server: DesiredServer, host: HostView) -> Tenant:
 def making_room(changes: Iterable[Change], host: HostView) -> list[Change]:
     """The changes of one host, those marked that give up what another one takes.
 
-    One that comes back on other GPUs is taken down before any of these starts; one that only takes less of the same ones is
-    restarted before the others start.
+    One that comes back on other GPUs is taken down before any of these starts; one that only takes less of the same
+    ones is restarted before the others start.
     """
     changes = list(changes)
     found = []

@@ -96,29 +96,23 @@ def parse(text: str, file: str) -> SavedPlan:
 
 
 def _change(item: Mapping[str, JsonValue]) -> Change:
+    server = ServerId.parse(str(item["server"]))
     return Change(
-        server=ServerId.parse(str(item["server"])),
+        server=server,
         action=Action(str(item["action"])),
         reason=Reason(str(item["reason"])),
         phase=Phase(str(item["phase"])),
         disruptive=bool(item["disruptive"]),
         early=bool(item["early"]),
         frees=bool(item["frees"]),
-        after=tuple(ServerId.parse(str(server)) for server in _list(item["after"])),
+        after=tuple(ServerId.parse(str(each)) for each in _list(item["after"])),
         fields=tuple(_field(field) for field in _list(item["fields"])),
-        stops=_steps(item["stops"]),
-        steps=_steps(item["steps"]),
+        stops=_steps(item["stops"], server),
+        steps=_steps(item["steps"], server),
         gate=_gate(item["gate"]),
         placed=_placed(item["placed"]),
         digest=_object(item["observed"]),
     )
-
-
-def _gate(value: JsonValue) -> Gate | None:
-    if not isinstance(value, dict):
-        return None
-    models = tuple(map(str, _list(value.get("models", []))))
-    return Gate(**{**value, "models": models})  # type: ignore[arg-type]  # written by render
 
 
 def _placed(value: JsonValue) -> Placed | None:
@@ -153,8 +147,31 @@ def _object(value: JsonValue) -> Json:
     return value
 
 
-def _steps(value: JsonValue) -> tuple[Step, ...]:
-    return tuple(from_json(_object(step)) for step in _list(value))
+def _gate(value: JsonValue) -> Gate | None:
+    if value is None:
+        return None
+    said = _object(value)
+    gate = Gate(**{**said, "models": tuple(map(str, _list(said["models"])))})  # type: ignore[arg-type]  # looked at below
+    numbers = type(gate.timeout) in {int, float} and type(gate.soak) in {int, float}
+    if not (numbers and type(gate.port) is int and isinstance(gate.address, str) and isinstance(gate.runner, str)):
+        raise ValueError("a gate has an address, a port and numbers of seconds")
+    return gate
+
+
+def _steps(value: JsonValue, server: ServerId) -> tuple[Step, ...]:
+    steps = tuple(from_json(_object(step)) for step in _list(value))
+    for step in steps:
+        if not _is_about(step, server):
+            raise ValueError(f"a step of {server} ({step.name}) is about something else")
+    return steps
+
+
+def _is_about(step: Step, server: ServerId) -> bool:
+    """Whether a step is about this server alone: what was agreed to for one must not be done to another."""
+    names = {server.unit, *(f"{server.slug}.{ending}" for ending in ("env", "token", "log"))}
+    paths = (getattr(step, field, server.unit) for field in ("path", "env_path", "log_path"))
+    slug, unit = getattr(step, "slug", server.slug), getattr(step, "unit", "")
+    return slug == server.slug and unit in {"", server.unit} and all(path.rpartition("/")[2] in names for path in paths)
 
 
 def _field(value: JsonValue) -> Field:
@@ -181,7 +198,7 @@ def confirm(saved: SavedPlan, fresh: Plan, desired: DesiredFleet) -> Plan:
 
 def _confirmed(change: Change, now: Change | None, planned: str | None, wanted: str | None) -> Change:
     seen: Mapping[str, JsonValue] = now.digest if now else {}
-    moved = sorted(name for name in change.digest if seen.get(name) != change.digest[name])
+    moved = sorted(name for name in {*change.digest, *seen} if seen.get(name) != change.digest.get(name))
     if planned != wanted:
         moved.append("what the files ask for")
     if now is not None and change.pending and change.placed and change.placed.devices != _devices(now):

@@ -19,8 +19,11 @@ from vmreconcile.runtimes.registry import RUNTIMES
 from vmreconcile.vllm.catalogue import catalogue_for
 from vmreconcile.vllm.command import from_argv
 
-TOKEN_NAME = "default"  # noqa: S105 - the name of a source
-"""What a token is called whose source no file names any more: it is kept as the host has it."""
+TOKEN_NAME = "the host's own"  # noqa: S105 - a name that no source can have
+"""What a token is called whose source no file names any more: it is kept as the host has it.
+
+No source is called so: a host that says of itself that it had a token never gets one of this controller asked with.
+"""
 
 
 class CannotGoBackError(VmreconcileError):
@@ -61,7 +64,7 @@ def as_wanted(revision: Revision, server: DesiredServer, host: HostView) -> Desi
         port=port,
         state=DesiredState.RUNNING,
         settings=_settings(revision, settings),
-        env={**{key: _setting(revision, each) for key, each in public.items()}, **todays},
+        env={**{key: _variable(revision, key, each, server) for key, each in public.items()}, **todays},
         keeps=tuple(sorted(keeps)),
         gpus=_gpus(kept, host),
         needs=Needs(),
@@ -130,10 +133,16 @@ def _settings(revision: Revision, settings: dict[str, JsonValue]) -> dict[str, S
     return {name: _setting(revision, value, chosen=name in revision.kept.decided) for name, value in settings.items()}
 
 
+def _variable(revision: Revision, name: str, value: str, server: DesiredServer) -> Setting:
+    """A variable of a revision; where today's files say just the same, it is theirs."""
+    today = server.env.get(name)
+    return today if today is not None and str(today.value) == value else _setting(revision, value)
+
+
 def _setting(revision: Revision, value: JsonValue, *, chosen: bool = False) -> Setting:
     """A value of a revision; a number that the tool chose stays the tool's."""
-    kind = OriginKind.TOOL if chosen else OriginKind.OVERRIDE
-    return Setting(value=value, origin=Origin(kind=kind, note=f"revision {revision.number}"))
+    kind = OriginKind.TOOL if chosen else OriginKind.REVISION
+    return Setting(value=value, origin=Origin(kind=kind, note=f"number {revision.number}"))
 
 
 def _gpus(kept: Kept, host: HostView) -> str | int | tuple[int, ...]:

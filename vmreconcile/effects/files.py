@@ -51,14 +51,36 @@ def _odd(handle: int, path: Path) -> BinaryIO:
 def write_private(path: Path, text: str) -> None:
     """Write a file with mode 0600: a new file in the same folder, then renamed, so that a full disk loses nothing.
 
+    A device or a pipe (/dev/null, /dev/stdout) is written to as it is: root could take its place, for everybody.
+
     Raises:
         VmreconcileError: where it cannot be written.
     """
     try:
+        if _is_stream(path):
+            _write_into(path, text.encode())
+            return
         with replacing(path) as file:
             file.write(text.encode())
     except OSError as error:
         raise VmreconcileError(f"{path}: {error.strerror}", remedy="choose a place that can be written") from error
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a device or a pipe is behind a path."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+
+
+def _write_into(path: Path, data: bytes) -> None:
+    """Write to what is there already; a pipe that nobody reads is not waited for."""
+    handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    os.set_blocking(handle, True)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
 
 
 @contextmanager

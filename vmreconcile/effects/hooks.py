@@ -31,6 +31,12 @@ GRACE_S = 3.0
 KEPT = 1 << 16
 """Bytes of its output that are kept: the last ones."""
 
+LONGEST_SECRET = 4096
+"""Letters of an output that was cut which may be the end of a secret."""
+
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+"""What no terminal shows, in the midst of a secret or elsewhere."""
+
 LINES = 3
 LONGEST_LINE = 300
 
@@ -147,9 +153,9 @@ def run_hook(hook: Hook, around: Controller, tell: Callable[[float], None]) -> N
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise HookError(f"{hook.words[0]}: {why.lower()}") from None
-    with running:
-        watched = _Watched(running)
-        begun, ended = time.monotonic(), False
+    watched = _Watched(running)
+    begun, ended = time.monotonic(), False
+    try:
         while not ended and time.monotonic() - begun < hook.timeout:
             watched.read(LOOK_S)
             ended = _has_ended(running)
@@ -157,10 +163,17 @@ def run_hook(hook: Hook, around: Controller, tell: Callable[[float], None]) -> N
         if not ended:
             _end_group(running, watched)
         watched.read(0.0)
+    finally:
         watched.close()
-    evidence = _said(watched.kept, around.secrets)
+        gone = _has_ended(running)
+        if gone:
+            running.wait()
+        else:
+            running.returncode = -signal.SIGKILL  # left to itself: nobody waits for it any more
+    evidence = _said(watched, around.secrets)
     if not ended:
-        raise HookError(f"no end within {hook.timeout:g} s; it was ended with all that it started", evidence)
+        how = "it was ended with all that it started" if gone else f"pid {running.pid} of it cannot be ended from here"
+        raise HookError(f"no end within {hook.timeout:g} s; {how}", evidence)
     if running.returncode:
         status = running.returncode
         how = f"exit status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"
@@ -172,7 +185,9 @@ class _Watched:
 
     def __init__(self, running: subprocess.Popen[bytes]) -> None:
         self.kept = b""
+        self.cut = False
         self.over = False
+        self._stream = running.stdout
         self._number = running.stdout.fileno() if running.stdout else -1
         os.set_blocking(self._number, False)
         self._selector = selectors.DefaultSelector()
@@ -186,6 +201,7 @@ class _Watched:
         wait = seconds
         while self._selector.select(wait):
             block = os.read(self._number, KEPT)
+            self.cut = self.cut or len(self.kept) + len(block) > KEPT
             self.kept = (self.kept + block)[-KEPT:]
             if not block:
                 self.over = True
@@ -197,11 +213,16 @@ class _Watched:
     def close(self) -> None:
         """Look no more."""
         self._selector.close()
+        if self._stream:
+            self._stream.close()
 
 
 def _has_ended(running: subprocess.Popen[bytes]) -> bool:
     """Whether it has ended; it is not reaped yet, so that its number, which is its group's, stays its own."""
-    return os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    try:
+        return os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # whoever started us has children's ends ignored: the kernel keeps no zombie
+        return True
 
 
 def _end_group(running: subprocess.Popen[bytes], watched: _Watched) -> None:
@@ -214,12 +235,16 @@ def _end_group(running: subprocess.Popen[bytes], watched: _Watched) -> None:
             watched.read(LOOK_S)
 
 
-def _said(out: bytes, secrets: Iterable[Secret]) -> str:
-    """The last lines of an output on one line, without anything that is or looks like a token."""
-    text = without_escapes(out.decode("utf-8", "replace"))
+def _said(watched: _Watched, secrets: Iterable[Secret]) -> str:
+    """The last lines of an output on one line, without anything that is or looks like a token.
+
+    Nor half of one: where the output was cut, its beginning is left out.
+    """
+    text = CONTROL.sub("", without_escapes(watched.kept.decode("utf-8", "replace")))
     for secret in secrets:
         if secret:
             text = text.replace(secret.reveal(), "***")
-    lines = [line.strip() for line in masked(text).splitlines() if line.strip()]
+    text = masked(text)[LONGEST_SECRET if watched.cut else 0 :]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = re.sub(r"\s+", " ", " / ".join(line[:LONGEST_LINE] for line in lines[-LINES:]))
     return "".join(letter if letter.isprintable() else "?" for letter in said)

@@ -306,7 +306,7 @@ def _stop_early(changes: Iterable[Change], run: Run, stuck: dict[ServerId, Resul
     """Take down what another server of the unit needs the port or GPU of; those that would not go are `stuck`.
 
     Returns:
-        Whether anything was stopped; from the first one on a Ctrl-C does not end it, for the others need what they free.
+        Whether anything was stopped; from then on a Ctrl-C does not end it, for the others need what they free.
     """
     stopped = False
     for change in changes:

@@ -19,6 +19,7 @@ from vmreconcile.model.outcome import Result
 from vmreconcile.model.plan import Change
 from vmreconcile.model.revision import Author
 from vmreconcile.model.secret import Secret
+from vmreconcile.model.showing import shown
 from vmreconcile.model.steps import SecretRef, Step, StopProcess, StopUnit, WriteEnv, to_json
 from vmreconcile.vllm.memory.stored import Checkpoint
 
@@ -116,15 +117,22 @@ def send_steps(server: ServerId, steps: tuple[Step, ...], run: Run, expected: Ex
 
 
 def _secrets(server: ServerId, steps: tuple[Step, ...], run: Run) -> dict[str, Secret]:
-    """Exactly the secrets that the steps name: tokens by source, and secrets of the model's own environment."""
+    """Exactly the secrets that the steps name: the server's own token, and secrets of its model's environment.
+
+    Those of other servers are not given, whatever a step of a plan file names.
+    """
     found = {}
+    wanted = run.desired.get(server)
+    env, token = ({}, None) if wanted is None else (wanted.env, wanted.token)
     for name in sorted(_secret_names(steps)):
-        if name.startswith(ENV_SECRET):
-            found[name] = Secret(str(run.desired[server].env[name.removeprefix(ENV_SECRET)].value))
-        elif name in run.secrets:
+        variable = name.removeprefix(ENV_SECRET)
+        if name.startswith(ENV_SECRET) and variable in env:
+            found[name] = Secret(str(env[variable].value))
+        elif name == token and name in run.secrets:
             found[name] = run.secrets[name]
         else:
-            missing = AgentError("no-token", f"the plan needs the token of {name!r}, which is not on this controller")
+            told = f"the plan needs the secret {shown(name)}, which this controller has not for {server}"
+            missing = AgentError("no-token", told)
             missing.remedy = "log in to the Hub (hf auth login), or make the plan again"
             raise missing
     return found

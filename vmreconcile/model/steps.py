@@ -26,6 +26,9 @@ class Keep:
 
 KEEP = Keep()
 
+LONGEST_S = 7 * 86400.0
+"""Seconds that a step of a plan file may be waited for."""
+
 EnvEntry = tuple[str, str | SecretRef | Keep]
 
 
@@ -213,11 +216,27 @@ def from_json(data: Mapping[str, JsonValue]) -> Step:
     kind = STEPS.get(str(data.get("step")))
     if kind is None:
         raise ValueError(f"unknown step {data.get('step')!r}")
-    names = {field.name for field in fields(kind)}
+    names = {field.name: str(field.type) for field in fields(kind)}
     given = {key: value for key, value in data.items() if key != "step"}
-    if set(given) - names:
-        raise ValueError(f"step {kind.name}: unknown field {min(set(given) - names)!r}")
+    if set(given) - names.keys():
+        raise ValueError(f"step {kind.name}: unknown field {min(set(given) - names.keys())!r}")
+    wrong = [name for name, value in given.items() if not _fits(value, names[name])]
+    if wrong:
+        raise ValueError(f"step {kind.name}: {wrong[0]} is no {names[wrong[0]]}")
     return kind(**{key: _value(key, value) for key, value in given.items()})  # type: ignore[arg-type]  # checked by name above
+
+
+def _fits(value: JsonValue, kind: str) -> bool:
+    """Whether a value is of the kind that a field of a step has; numbers have an end."""
+    match kind:
+        case "str":
+            return isinstance(value, str)
+        case "int":
+            return type(value) is int
+        case "float":
+            return type(value) in {int, float} and 0 <= value < LONGEST_S  # type: ignore[operator]  # as the line says
+        case _:
+            return isinstance(value, dict if kind.startswith("Mapping") else list)
 
 
 def _plain(value: object) -> JsonValue:

@@ -19,6 +19,9 @@ class OriginKind(enum.StrEnum):
     HOST_VARS = "host_vars"
     MODEL = "model"
     OVERRIDE = "override"
+    REVISION = "revision"
+    """What a host kept of an earlier launch: not said by any file of ours."""
+
     TOOL = "tool"
 
 

@@ -122,7 +122,9 @@ class Course:
         """Seconds until a pause ends after which something may begin; None where nothing waits for a pause alone."""
         pauses = {self.rolling[model].resumes for unit in self.waiting for model in unit.models}
         ends = sorted(pause for pause in pauses if pause > now)
-        return next((end - now for end in ends if any(self._may_begin(unit, end, set()) for unit in self.waiting)), None)
+        return next(
+            (end - now for end in ends if any(self._may_begin(unit, end, set()) for unit in self.waiting)), None
+        )
 
     def give_up(self) -> dict[Unit, Held]:
         """What cannot be done, and why, once nothing is at work and no pause ends; it waits no more, others may go on.
