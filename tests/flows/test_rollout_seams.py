@@ -129,7 +129,7 @@ def test_an_early_stop_that_fails_half_way_leaves_nobody_down(runtime: str) -> N
     steps = host.steps
     failed = []
 
-    def failing(request: Any, progress: Any) -> Any:  # noqa: ANN401 - JSON values
+    def failing(request: Any, progress: Any) -> Any:  # noqa: ANN401 - passed on
         if request["slug"] == "a" and not failed and any("stop" in step["step"] for step in request["steps"]):
             failed.append(1)
             steps(request, progress)
@@ -137,7 +137,7 @@ def test_an_early_stop_that_fails_half_way_leaves_nobody_down(runtime: str) -> N
         return steps(request, progress)
 
     host.steps = failing
-    apply(there)
+    outcome = apply(there)
     assert failed
     assert serving(there) == {"a@h1", "b@h1"}
 
@@ -147,7 +147,7 @@ def lost_at(host: FakeHost, do: str, at: int = 1) -> None:
     answer = host.answer
     count = []
 
-    def losing(payload: Any, *more: Any) -> Any:  # noqa: ANN401 - JSON values
+    def losing(payload: Any, *more: Any) -> Any:  # noqa: ANN401 - passed on
         if payload["do"] == do:
             count.append(1)
             if len(count) == at:
@@ -320,3 +320,19 @@ def test_servers_of_a_host_that_another_run_holds_may_be_down() -> None:
         "max_unavailable",
         True,
     )
+
+
+def test_one_of_two_that_swapped_their_ports_comes_back_on_its_new_port() -> None:
+    """Its old one is taken by then: the last good settings, where the files want it to listen."""
+    there = swapped()
+    dies_with(there.hosts["h1"], "8192")
+    there.want(
+        wanted("a@h1", port=8002, health=QUICK),
+        wanted("b@h1", port=8001, health=QUICK, args={"max_model_len": 8192}),
+    )
+    outcome = apply(there)
+    assert statuses(outcome) == {"a@h1": "changed", "b@h1": "rolled_back"}
+    assert "it is back on revision 1, on port 8001, ready" in failure(outcome, "b@h1").summary
+    assert serving(there) == {"a@h1", "b@h1"}
+    there.want(wanted("a@h1", port=8002, health=QUICK), wanted("b@h1", port=8001, health=QUICK))
+    assert not there.plan().pending

@@ -35,6 +35,13 @@ def executable_of(revision: Revision) -> str:
     return revision.kept.argv[0]
 
 
+def port_of(revision: Revision) -> int | None:
+    """Where it listened; None where its command line cannot be read."""
+    command = from_argv(revision.kept.argv, catalogue_for(revision.kept.vllm_version))
+    port = command.settings.get("port") if command else None
+    return port if isinstance(port, int) else None
+
+
 def as_wanted(revision: Revision, server: DesiredServer, host: HostView) -> DesiredServer:
     """The server wanted as it was launched then; what was no part of the launch (health, rollout …) is today's.
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 from vmreconcile.core.actions import Decision, exists
 from vmreconcile.core.blocks import block_of
+from vmreconcile.core.diff import Subject
 from vmreconcile.core.gates import gate_of
 from vmreconcile.core.phases import phase_of, runtime_of
 from vmreconcile.core.planning import subject_of
 from vmreconcile.core.revisions import changed_fields, fields_text, is_running, kept_of, newest_good, tried_digest
-from vmreconcile.core.reviving import CannotGoBackError, as_wanted, executable_of, literal, other_version
+from vmreconcile.core.reviving import CannotGoBackError, as_wanted, executable_of, literal, other_version, port_of
 from vmreconcile.core.staleness import digest_of
 from vmreconcile.core.stepping import bringing_up, stops_of
 from vmreconcile.effects.fleet import Look
@@ -27,6 +28,7 @@ from vmreconcile.flows.failing import NotReady
 from vmreconcile.flows.keeping import keep_failed, revisions_of
 from vmreconcile.flows.mending import settled
 from vmreconcile.flows.run import Expected, Run, seen_through, send_steps
+from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer
 from vmreconcile.model.outcome import Failure
@@ -202,14 +204,7 @@ def _back(failed: Failed, good: Revision, run: Run) -> tuple[Change, Run]:
         CannotGoBackError: it cannot be.
     """
     host, server = failed.host, failed.server
-    wanted = as_wanted(good, run.desired[server], host)
-    subject = subject_of(wanted, host, run.known, good.kept.placed)
-    launch = subject.launch
-    record = {**launch.record, "failed": failed_json(failed, good)}
-    subject = replace(subject, launch=replace(launch, argv=literal(good.kept, launch.argv), record=record))
-    block = block_of(subject, {})
-    if block is not None:
-        raise CannotGoBackError(f"revision {good.number} cannot start: {block.note}", remedy=block.remedy)
+    wanted, subject = _revived(failed, good, run)
     gate = gate_of(wanted, failed.observed, good.kept.placed)
     change = Change(
         server=server,
@@ -224,6 +219,27 @@ def _back(failed: Failed, good: Revision, run: Run) -> tuple[Change, Run]:
         digest=digest_of(host, failed.observed),
     )
     return change, replace(seen_through(run), desired={**run.desired, server: wanted})
+
+
+def _revived(failed: Failed, good: Revision, run: Run) -> tuple[DesiredServer, Subject]:
+    """The server as it was launched then. On today's port where another one has got the old one since.
+
+    Raises:
+        CannotGoBackError: something keeps it from starting.
+    """
+    todays = run.desired[failed.server]
+    wanted = as_wanted(good, todays, failed.host)
+    subject = subject_of(wanted, failed.host, run.known, good.kept.placed)
+    words = literal(good.kept, subject.launch.argv)
+    block = block_of(subject, {})
+    if block is not None and block.reason is Reason.PORT_HELD and todays.port != wanted.port:
+        wanted = replace(wanted, port=todays.port)
+        subject = subject_of(wanted, failed.host, run.known, good.kept.placed)
+        words, block = subject.launch.argv, block_of(subject, {})
+    if block is not None:
+        raise CannotGoBackError(f"revision {good.number} cannot start: {block.note}", remedy=block.remedy)
+    record = {**subject.launch.record, "failed": failed_json(failed, good)}
+    return wanted, replace(subject, launch=replace(subject.launch, argv=words, record=record))
 
 
 def _carry_out(
@@ -243,6 +259,7 @@ def _carry_out(
     differing = fields_text(fields)
     version = other_version(good, failed.host)
     older = f", now with vLLM {version}" if version else ""
+    older += f", on port {change.gate.port}" if change.gate and change.gate.port != port_of(good) else ""
     first = failed.failure.summary.removeprefix(f"{failed.server} ")
     run.reporter.says(failed.server, f"{first}: back to revision {good.number}{older}")
     try:
