@@ -137,7 +137,7 @@ def test_an_early_stop_that_fails_half_way_leaves_nobody_down(runtime: str) -> N
         return steps(request, progress)
 
     host.steps = failing
-    outcome = apply(there)
+    apply(there)
     assert failed
     assert serving(there) == {"a@h1", "b@h1"}
 
