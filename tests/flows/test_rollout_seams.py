@@ -336,3 +336,22 @@ def test_one_of_two_that_swapped_their_ports_comes_back_on_its_new_port() -> Non
     assert serving(there) == {"a@h1", "b@h1"}
     there.want(wanted("a@h1", port=8002, health=QUICK), wanted("b@h1", port=8001, health=QUICK))
     assert not there.plan().pending
+
+
+def test_one_of_two_that_swapped_their_gpus_comes_back_on_its_new_one() -> None:
+    """Its old one is taken by then."""
+    there = world(
+        wanted("a@h1", port=8001, gpus=(0,), health=QUICK),
+        wanted("b@h1", port=8002, gpus=(1,), health=QUICK),
+        hosts=[FakeHost("h1", gpus=2)],
+    )
+    apply(there)
+    dies_with(there.hosts["h1"], "4096")
+    there.want(
+        wanted("a@h1", port=8001, gpus=(1,), health=QUICK),
+        wanted("b@h1", port=8002, gpus=(0,), health=QUICK, args={"max_model_len": 4096}),
+    )
+    outcome = apply(there)
+    assert statuses(outcome) == {"a@h1": "changed", "b@h1": "rolled_back"}
+    assert "it is back on revision 1, on the GPUs that it was to have, ready" in failure(outcome, "b@h1").summary
+    assert serving(there) == {"a@h1", "b@h1"}

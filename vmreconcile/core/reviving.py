@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vmreconcile.core.diff import release
+from vmreconcile.core.gpus.room import short_of
 from vmreconcile.core.gpus.visible import ORDER, VISIBLE
 from vmreconcile.core.launching import CREDENTIAL, TOKEN_VARIABLE
 from vmreconcile.errors import VmreconcileError
 from vmreconcile.model.desired import DesiredServer, DesiredState
-from vmreconcile.model.gpus import Needs
+from vmreconcile.model.gpus import Needs, Placed
 from vmreconcile.model.launch import MARKER
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView
@@ -40,6 +41,17 @@ def port_of(revision: Revision) -> int | None:
     command = from_argv(revision.kept.argv, catalogue_for(revision.kept.vllm_version))
     port = command.settings.get("port") if command else None
     return port if isinstance(port, int) else None
+
+
+def placed_anew(revision: Revision, tried: Placed | None, host: HostView) -> Revision:
+    """The revision on the GPUs that were `tried` for a later one, where another server has taken those that it had."""
+    had = revision.kept.placed
+    if had is None or tried is None or len(had.devices) != len(tried.devices):
+        return revision
+    if set(had.devices) == set(tried.devices) or not short_of(had, host):
+        return revision
+    placed = replace(had, devices=tried.devices, visible=tried.visible)
+    return replace(revision, kept=replace(revision.kept, placed=placed))
 
 
 def as_wanted(revision: Revision, server: DesiredServer, host: HostView) -> DesiredServer:

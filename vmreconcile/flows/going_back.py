@@ -17,7 +17,15 @@ from vmreconcile.core.gates import gate_of
 from vmreconcile.core.phases import phase_of, runtime_of
 from vmreconcile.core.planning import subject_of
 from vmreconcile.core.revisions import changed_fields, fields_text, is_running, kept_of, newest_good, tried_digest
-from vmreconcile.core.reviving import CannotGoBackError, as_wanted, executable_of, literal, other_version, port_of
+from vmreconcile.core.reviving import (
+    CannotGoBackError,
+    as_wanted,
+    executable_of,
+    literal,
+    other_version,
+    placed_anew,
+    port_of,
+)
 from vmreconcile.core.staleness import digest_of
 from vmreconcile.core.stepping import bringing_up, stops_of
 from vmreconcile.effects.fleet import Look
@@ -204,6 +212,7 @@ def _back(failed: Failed, good: Revision, run: Run) -> tuple[Change, Run]:
         CannotGoBackError: it cannot be.
     """
     host, server = failed.host, failed.server
+    good = placed_anew(good, failed.change.placed, host)
     wanted, subject = _revived(failed, good, run)
     gate = gate_of(wanted, failed.observed, good.kept.placed)
     change = Change(
@@ -260,6 +269,7 @@ def _carry_out(
     version = other_version(good, failed.host)
     older = f", now with vLLM {version}" if version else ""
     older += f", on port {change.gate.port}" if change.gate and change.gate.port != port_of(good) else ""
+    older += ", on the GPUs that it was to have" if change.placed != good.kept.placed else ""
     first = failed.failure.summary.removeprefix(f"{failed.server} ")
     run.reporter.says(failed.server, f"{first}: back to revision {good.number}{older}")
     try:
