@@ -133,3 +133,27 @@ def test_ctrl_c_while_draining_stops_nothing_and_puts_it_back(
     assert balancer.targets() == [target]
     assert root(host).pid == before
     assert client.lost == []
+
+
+def test_ctrl_c_after_the_stop_sees_the_server_through(
+    cli: Cli, lab: Lab, hosts: list[Host], balancer: Balancer
+) -> None:
+    """It was taken down for settings with which it cannot start: it is back on its old ones, in the balancer again."""
+    host = hosts[0]
+    cli.model("tiny", wanted(host, balancer))
+    assert cli("apply", "--json").returncode == 0
+    before, target = root(host), f"{host.address}:8001"
+    faults = lab.shared / "simulator/faults.8001"
+    faults.write_text("start_seconds=3\n")
+    try:
+        cli.model("tiny", wanted(host, balancer, args={"max_model_len": 512, "gpu_memory_utilization": 0.01}))
+        apply = cli.begin("apply", "--json")
+        wait_until(lambda: any(one.pid != before.pid for one in roots(host)), 30, "its successor to be started")
+        apply.send(2)
+        ended = apply.end(90)
+    finally:
+        faults.unlink()
+    assert ended.returncode == 130, ended
+    assert results(ended) == {f"tiny@{host.name}": ("retune", "rolled_back")}, ended
+    assert balancer.targets() == [target]
+    assert root(host).argv == before.argv
