@@ -62,6 +62,7 @@ def test_history_as_json(changed: Desk) -> None:
     assert said.json["unreachable"] == []
     assert TOKEN not in said.out + said.err
 
+
 @pytest.mark.parametrize(
     ("path", "stays"),
     [

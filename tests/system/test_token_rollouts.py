@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 
 KEY = "s3cret-of-the-model-0001"  # made up
-HOOKS = {"before_stop": "env > seen-$VMRECONCILE_HOST; env", "after_ready": "env >> seen-$VMRECONCILE_HOST; env; exit 3"}
+HOOKS = {
+    "before_stop": "env > seen-$VMRECONCILE_HOST; env",
+    "after_ready": "env >> seen-$VMRECONCILE_HOST; env; exit 3",
+}
 
 
 def wanted(length: int, **fields: object) -> str:

@@ -317,7 +317,6 @@ def test_a_program_names_no_host_that_would_drive_a_terminal() -> None:
     assert "\x1b" not in problem.summary
 
 
-
 @pytest.mark.parametrize(
     ("script", "expected", "why"),
     [
