@@ -33,7 +33,7 @@ def wanted(length: int, **fields: object) -> str:
 
 
 def everything(cli: Cli) -> Iterator[str]:
-    """A retune that works, one that cannot start and goes back, a rollback, a tampered plan; what was said each time."""
+    """A retune that works, one that cannot start and goes back, a rollback; yields what was said each time."""
 
     def tool(*words: str, code: int) -> str:
         outcome = cli(*words)
