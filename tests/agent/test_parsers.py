@@ -212,6 +212,23 @@ def test_no_response_holds_up_the_agent(data: bytes) -> None:
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.parametrize("odd", [[1], {"a": 1}, True, 1e300, 10**400, "x" * 9999])
+def test_what_a_server_says_of_its_models_is_text_and_numbers(odd: object) -> None:
+    """Anything else is null: nested as deep as can just be read, it would cost the answer of the whole host."""
+    deep: object = odd
+    for _ in range(800):
+        deep = [deep]
+    rows = [{"id": "m", "root": each, "max_model_len": each} for each in (odd, deep)] * 600
+    found = endpoint.parse_models({"data": rows})
+    assert len(found) == 1000
+    text = "x" * 4096 if odd == "x" * 9999 else None
+    assert [row for row in found if row not in ({**row, "root": None}, {**row, "root": text})] == []
+    assert {row["max_model_len"] for row in found} == {None}
+    assert endpoint.parse_models({"data": [{"id": "m", "root": "r", "max_model_len": 5}]}) == [
+        {"id": "m", "root": "r", "max_model_len": 5}
+    ]
+
+
 def test_no_label_holds_up_the_agent() -> None:
     """A value as long as an answer may be, with and without escapes, takes no longer than its length."""
     begun = time.monotonic()

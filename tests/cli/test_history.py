@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from tests.lab.desk import Desk
+from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import TOKEN
 from vmreconcile.model.plan import Action, Plan, Reason
@@ -58,6 +61,47 @@ def test_history_as_json(changed: Desk) -> None:
     assert (oldest["number"], oldest["running"], oldest["fields"]) == (1, False, [])
     assert said.json["unreachable"] == []
     assert TOKEN not in said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("path", "stays"),
+    [
+        (("who",), True),
+        (("commit",), True),
+        (("kind",), True),
+        (("note",), True),
+        (("launch", "vllm_version"), True),
+        (("launch", "runtime"), True),
+        (("launch", "argv", 0), False),
+        (("launch", "argv", 2), False),
+        (("launch", "env", 0, 0), False),
+        (("launch", "env", 0, 1), False),
+    ],
+)
+def test_what_a_host_made_of_its_history_shows_no_token(
+    changed: Desk, monkeypatch: pytest.MonkeyPatch, path: tuple[str | int, ...], *, stays: bool
+) -> None:
+    """In words for a person it is masked; a launch that holds one is none of ours, and is not gone back to."""
+    answer = FakeHost.answer
+
+    def hostile(host: FakeHost, payload: Mapping[str, object], *rest: Any) -> dict[str, Any]:  # noqa: ANN401 - passed on
+        answered = answer(host, payload, *rest)
+        for row in answered.get("servers", ()) if payload.get("do") == "revisions" else ():
+            place: Any = row["revisions"][0]
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = TOKEN
+        return answered
+
+    monkeypatch.setattr(FakeHost, "answer", hostile)
+    for words in (("history", "qwen@gpu1"), ("history", "qwen@gpu1", "--json"), ("rollback", "qwen@gpu1", "--json")):
+        said = changed(*words)
+        assert TOKEN not in said.out + said.err
+    rows = changed("history", "qwen@gpu1", "--json").json["servers"][0]["revisions"]
+    assert (rows[-1]["number"] == 1) == stays
+    root = changed.hosts["gpu1"].root("qwen")
+    assert root is not None
+    assert TOKEN not in "".join(root.argv)
 
 
 def test_history_of_a_host_that_is_away(changed: Desk) -> None:

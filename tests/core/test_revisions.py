@@ -41,6 +41,7 @@ SECRET = "s3cret-of-the-model-0001"  # made up
 PROGRAM = "/usr/local/bin/vllm"
 BOTH = pytest.mark.parametrize("runtime", ["systemd", "process"])
 TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True)
 PLACED = st.builds(
     lambda devices, share: Placed(
         devices=devices, visible=devices, settings={"gpu_memory_utilization": share}, requested=(5,) * len(devices)
@@ -51,7 +52,7 @@ PLACED = st.builds(
 KEPT = st.builds(
     Kept,
     argv=st.lists(TEXTS, min_size=3, max_size=6).map(tuple),
-    entries=st.lists(st.tuples(TEXTS, st.one_of(TEXTS, st.just(KEEP)))).map(tuple),
+    entries=st.lists(st.tuples(NAMES, st.one_of(TEXTS, st.just(KEEP)))).map(tuple),
     runtime=st.sampled_from(["systemd", "process"]),
     credential=st.booleans(),
     vllm_version=TEXTS,
@@ -96,6 +97,11 @@ def test_revisions_survive_the_wire(kept: Kept, good: bool, when: float, who: st
         {"launch": {"argv": ["a", "b", "c\0"]}},
         {"launch": {"argv": ["a", "b", "c"], "env": [["HF_TOKEN", {"secret": "default"}]]}},
         {"launch": {"argv": ["a", "b", "c"], "env": [["A", 1]]}},
+        {"launch": {"argv": ["a", "b", "c\ud800"]}},
+        {"launch": {"argv": ["a", "b", "c"], "env": [["A", "\0"]]}},
+        {"launch": {"argv": ["a", "b", "c"], "env": [["A", "\udfff"]]}},
+        {"launch": {"argv": ["a", "b", "c"], "env": [["A=B", "x"]]}},
+        {"launch": {"argv": ["a", "b", "c"], "env": [["A\nB", {"keep": True}]]}},
         {"launch": {"argv": ["a", "b", "c"], "placed": {"devices": ["x"], "visible": [], "requested": [1, 2]}}},
     ],
 )

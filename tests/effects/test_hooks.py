@@ -178,5 +178,7 @@ def test_no_secret_is_in_a_hooks_environment() -> None:
         "PROXY": "http://me:pass@proxy:3128",
         "OTHER": "has odd-text-of-a-file in it",
     }
+    environ |= dict.fromkeys(("SSHPASS", "ANSIBLE_BECOME_PASS", "DB_PASS_2", "RESTIC_PASSPHRASE", "MYSQL_PWD"), "x")
+    environ |= {"PWD": "/here", "OLDPWD": "/"}
     kept = without_secrets(environ, ["MY_VAULT"], [Secret("odd-text-of-a-file"), Secret("")])
-    assert kept == {"PATH": "/bin", "SSH_AUTH_SOCK": "/tmp/agent"}
+    assert kept == {"PATH": "/bin", "SSH_AUTH_SOCK": "/tmp/agent", "PWD": "/here", "OLDPWD": "/"}

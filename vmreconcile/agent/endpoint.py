@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Sequence
 
 ANSWER_LIMIT = 1 << 23
+LONGEST_TEXT = 4096  # letters of a name that a server says
+MOST_MODELS = 1000  # with its adapters
 LONGEST_NUMBER = 19  # digits of a length: Python refuses to read thousands, and no answer is that long
 ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # noqa: S104 - turned into loopback
 
@@ -251,14 +253,24 @@ def dechunk(data: bytes) -> tuple[bytes, bool]:
 
 
 def parse_models(answer: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - whatever the server says
-    """What `/v1/models` lists: id, root, max_model_len."""
+    """What `/v1/models` lists: id, root, max_model_len; null for what is no such thing, and so many rows at most."""
     rows = answer.get("data") if isinstance(answer, dict) else None
     found = [
-        {"id": row["id"], "root": row.get("root"), "max_model_len": row.get("max_model_len")}
-        for row in (rows if isinstance(rows, list) else [])
+        {"id": row["id"][:LONGEST_TEXT], "root": _word(row.get("root")), "max_model_len": _length(row)}
+        for row in (rows if isinstance(rows, list) else [])[:MOST_MODELS]
         if isinstance(row, dict) and isinstance(row.get("id"), str)
     ]
     return sorted(found, key=lambda row: row["id"])
+
+
+def _word(said: object) -> str | None:
+    """A text of a server, cut; None for anything else: nested deep, it would spoil the whole answer."""
+    return said[:LONGEST_TEXT] if isinstance(said, str) else None
+
+
+def _length(row: dict[str, Any]) -> int | None:
+    said = row.get("max_model_len")
+    return said if type(said) is int and abs(said) < 1 << 63 else None
 
 
 def observed(
@@ -300,7 +312,7 @@ def _described(row: list[Exchange]) -> dict[str, Any]:
         "port": health.port,
         "health": health.status or None,
         "problem": health.problem or None,
-        "version": said.get("version") if isinstance(said, dict) else None,
+        "version": _word(said.get("version")) if isinstance(said, dict) else None,
         "models": parse_models(models.json()) if models.status == 200 else [],
         "metrics": parse_metrics(metrics[0].body) if metrics and metrics[0].status == 200 else None,
         "stalled_s": None,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from vmreconcile.core.diff import Subject, is_alike
-from vmreconcile.core.fingerprints import digest
+from vmreconcile.core.fingerprints import digest, shown
 from vmreconcile.core.gpus.visible import ORDER, VISIBLE
 from vmreconcile.core.launching import TOKEN_VARIABLE
 from vmreconcile.model.desired import DesiredServer
@@ -68,9 +68,12 @@ def _seen(value: str | None) -> str | Keep:
 
 def why_not_kept(kept: Kept) -> str:
     """Why a launch must not be kept; '' where it may: what looks like a secret has no place in a revision."""
-    for word in (*kept.argv, *kept.public.values()):
+    for word in (*kept.argv, *kept.public.values(), *(name for name, _ in kept.entries)):
         if masked(word) != word or "***" in word:
             return "one of its arguments looks like a secret"
+    for name, value in kept.public.items():
+        if shown(name, value) == HIDDEN:
+            return f"its variable {name} is a secret"
     command = from_argv(kept.argv, catalogue_for(kept.vllm_version))
     if command is not None and SECRET_ARGUMENTS & command.settings.keys():
         return "one of its arguments is a secret"

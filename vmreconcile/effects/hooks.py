@@ -40,6 +40,9 @@ CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 LINES = 3
 LONGEST_LINE = 300
 
+PASS_NAME = re.compile(r"PASS$|(?:^|_)PASS_|PASSPHRASE|.+_PWD$", re.IGNORECASE)
+"""Names of variables that are secret on a controller, though on no host: SSHPASS, MYSQL_PWD; not PWD itself."""
+
 NO_SECRETS = frozenset({"SSH_AUTH_SOCK"})
 """Variables that only sound secret: where the person's SSH agent listens, which a hook that uses ssh needs."""
 
@@ -95,6 +98,7 @@ def without_secrets(
         or not (
             name in hidden
             or SECRET_NAME.search(name)
+            or PASS_NAME.search(name)
             or holds_token(value)
             or masked(value) != value
             or any(text in value for text in known)

@@ -18,7 +18,8 @@ from vmreconcile.flows.run import Run, send_steps
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase
 from vmreconcile.model.plan import Action, Change
-from vmreconcile.model.revision import Kept, Revision, from_json, to_json
+from vmreconcile.model.revision import Author, Kept, Revision, from_json, to_json
+from vmreconcile.model.showing import masked
 from vmreconcile.model.steps import KeepRevision
 
 REVISIONS_TIMEOUT_S = 30.0
@@ -46,14 +47,28 @@ def revisions_of(server: ServerId, fleet: Fleet) -> tuple[Revision, ...]:
 
 
 def read_revisions(rows: object) -> tuple[Revision, ...]:
-    """The revisions of a host's answer that are some, oldest first."""
+    """The revisions of a host's answer that are some, oldest first; none in which a secret stands, for we keep none."""
     found = []
     for row in rows if isinstance(rows, list) else ():
         try:
-            found.append(from_json(row))
+            revision = from_json(row)
         except ValueError:
             continue
+        if not why_not_kept(revision.kept):
+            found.append(_told(revision))
     return tuple(found)
+
+
+def _told(revision: Revision) -> Revision:
+    """A revision whose words for a person hold nothing that looks like a secret."""
+    author, kept = revision.author, revision.kept
+    return replace(
+        revision,
+        author=Author(who=masked(author.who), commit=masked(author.commit), tool=masked(author.tool)),
+        kind=masked(revision.kind),
+        note=masked(revision.note),
+        kept=replace(kept, vllm_version=masked(kept.vllm_version), runtime=masked(kept.runtime)),
+    )
 
 
 def keep_good(change: Change, run: Run) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from vmreconcile.core.access import OWN_ENDPOINT, block_by, elsewhere, questions_about, unreachable_notes
-from vmreconcile.core.fingerprints import digest
+from vmreconcile.core.fingerprints import digest, shown
 from vmreconcile.core.planning import Options, make_plan
 from vmreconcile.core.rollout.course import Limits
 from vmreconcile.core.rollout.waves import in_waves, waves_of
@@ -25,6 +25,7 @@ from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import FleetView
 from vmreconcile.model.outcome import Outcome
 from vmreconcile.model.plan import Action, Block, Change, Plan, Reason
+from vmreconcile.model.secret import HIDDEN, Secret
 from vmreconcile.model.tokens import SourceKind
 from vmreconcile.vllm.memory.stored import Checkpoint
 
@@ -45,6 +46,10 @@ class Scope:
 EVERYTHING = Scope()
 
 REACHED_BY = ("ansible_connection", "ansible_host", "ansible_port", "vllm_state_dir")
+
+
+SHORTEST_KEY = 8
+"""Letters of a secret that is looked for: "1" or "none" stand everywhere."""
 
 
 def observe_and_plan(prepared: Prepared, scope: Scope = EVERYTHING, *, once: bool = False) -> tuple[FleetView, Plan]:
@@ -203,12 +208,22 @@ def _controller_of(prepared: Prepared) -> Controller:
     inventory = prepared.inputs.inventory
     sources = token_sources(inventory).values()
     named = (source.words[0] for source in sources if source.kind is SourceKind.ENV)
-    known = tuple(prepared.secrets.values())
+    reached = connections(inventory, prepared.hosts)
+    passwords = (each.become_password for each in reached.values() if each.become_password)
+    known = (*prepared.secrets.values(), *passwords, *_keys_of(prepared.inputs.desired.servers))
     return Controller(
         environ=without_secrets(prepared.hub.options.environ, named, known),
-        addresses={name: reached.target for name, reached in connections(inventory, prepared.hosts).items()},
+        addresses={name: each.target for name, each in reached.items()},
         secrets=known,
     )
+
+
+def _keys_of(servers: Iterable[DesiredServer]) -> Iterator[Secret]:
+    """What stands in models' own environments and is secret, where it is long enough to be looked for."""
+    for server in servers:
+        for name, each in server.env.items():
+            if len(str(each.value)) >= SHORTEST_KEY and shown(name, str(each.value)) == HIDDEN:
+                yield Secret(str(each.value))
 
 
 def _on_its_host(server: DesiredServer, prepared: Prepared) -> Checkpoint | None:

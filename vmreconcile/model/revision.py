@@ -6,6 +6,7 @@ or what the host itself has, never a secret of the controller.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ from vmreconcile.model.values import JsonValue
 
 Entry = tuple[str, str | Keep]
 """A variable of an env file: its value, or that it stays as the host has it."""
+
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""A name that systemd and shells take."""
 
 LAST_MOMENT = 253_000_000_000.0
 """Seconds since 1970 that a calendar has (datetime ends with the year 9999)."""
@@ -154,17 +158,22 @@ def _text(row: Mapping[str, JsonValue], name: str) -> str:
 
 
 def _texts(value: JsonValue) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(word, str) and "\0" not in word for word in value):
+    if not isinstance(value, list) or not all(isinstance(word, str) and _is_sound(word) for word in value):
         raise ValueError("a list of texts is missing")
     return tuple(map(str, value))
+
+
+def _is_sound(text: str) -> bool:
+    """Whether a program can be given this text: no NUL, and no half of a letter."""
+    return "\0" not in text and text.encode("utf-8", "replace").decode("utf-8") == text
 
 
 def _entry(item: JsonValue) -> Entry:
     """A variable: text, or kept; a name of a secret, which a step may have, is refused here."""
     match item:
-        case [str(name), str(value)]:
+        case [str(name), str(value)] if VARIABLE.fullmatch(name) and _is_sound(value):
             return name, value
-        case [str(name), {"keep": True}]:
+        case [str(name), {"keep": True}] if VARIABLE.fullmatch(name):
             return name, KEEP
         case _:
             raise ValueError("a variable is [name, value] or [name, {keep: true}]")

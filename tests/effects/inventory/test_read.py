@@ -71,6 +71,9 @@ BROKEN: dict[str, tuple[str, str | bytes, str, str]] = {
     "vars as a list": ("hosts.yml", "all:\n  vars: [a]\n", "hosts.yml:2:9", "section-shape"),
     "numeric host": ("hosts.yml", "all:\n  hosts:\n    7:\n", "hosts.yml:3:5", "host-name"),
     "numeric group": ("hosts.yml", "all:\n  children:\n    7:\n", "hosts.yml:3:5", "group-name"),
+    "host with an escape": ("hosts.yml", 'all:\n  hosts:\n    "a\\eb":\n', "hosts.yml:3:5", "host-name"),
+    "host of two lines": ("hosts.yml", 'all:\n  hosts:\n    "a\\nb":\n', "hosts.yml:3:5", "host-name"),
+    "host written backwards": ("hosts", "[a]\nx\u202ey\n", "hosts:2:1", "host-name"),
     "empty host": ("hosts.yml", "all:\n  hosts:\n    '':\n", "hosts.yml:3:5", "host-name"),
     "numeric variable": ("hosts.yml", "all:\n  vars:\n    7: x\n", "hosts.yml:3:5", "variable-name"),
     "host without mapping": ("hosts.yml", "all:\n  hosts:\n    a: b\n", "hosts.yml:3:8", "host-variables"),
@@ -304,6 +307,14 @@ def test_deep_groups_are_no_crash(depth: int) -> None:
     """The same for groups."""
     write({"hosts.yml": "{a: {children: " * depth + "{}" + "}}" * depth})
     assert "too-deep" in {problem.code for problem in problems()}
+
+
+def test_a_program_names_no_host_that_would_drive_a_terminal() -> None:
+    """A cloud's names come from anybody who may name a machine there."""
+    program("inv.sh", """echo '{"a": {"hosts": ["b\\u001bc"]}}'""")
+    (problem,) = problems("inv.sh")
+    assert (problem.code, problem.severity) == ("host-name", Severity.ERROR)
+    assert "\x1b" not in problem.summary
 
 
 @pytest.mark.parametrize(

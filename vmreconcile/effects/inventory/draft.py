@@ -74,10 +74,12 @@ class Draft:
         """Add a host unless it is there (`port` counts only then), and put it into `group`.
 
         Raises:
-            DraftError: where the name is empty.
+            DraftError: where the name is empty, or holds what would drive a terminal or break a line.
         """
         if not name:
             raise DraftError("host-name", "a host without a name", "Give the host a name.")
+        if not name.isprintable():
+            raise DraftError("host-name", f"the host name {name!a} holds what cannot be shown", "Write plain text.")
         if name not in self.hosts:
             self.hosts[name] = DraftHost(name, variables={"ansible_port": port} if port else {})
         if group:
