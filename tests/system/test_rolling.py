@@ -97,7 +97,6 @@ def test_a_retune_that_cannot_start_costs_one_server_and_no_request(
     assert "no_kv_memory" in classes, failed
 
 
-@pytest.mark.xfail(reason="a server that fails its gate does not go back to its last good settings yet", strict=True)
 def test_a_retune_that_cannot_start_ends_with_all_on_the_old_settings(
     cli: Cli, lab: Lab, hosts: list[Host], balancer: Balancer
 ) -> None:
