@@ -32,7 +32,7 @@ from vmreconcile.model.plan import Action, Change, Plan
 
 
 def execute(plan: Plan, run: Run) -> Outcome:
-    """Carry out `plan`; the first Ctrl-C lets running steps end and starts no more, a second one leaves at once.
+    """Carry out `plan`; the first Ctrl-C begins nothing more, a second one leaves at once.
 
     Raises:
         KeyboardInterrupt: at the second Ctrl-C; what the agents are doing goes on to its end.
