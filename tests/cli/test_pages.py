@@ -21,7 +21,9 @@ def blocks() -> list[tuple[str, str]]:
     return [
         (page, block)
         for page in ("README.md", "docs/models.md", "docs/rollouts.md", "docs/draining.md")
-        for block in re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        for block in re.findall(
+            r"^```yaml\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
         if len(CHOICES.findall(block)) < 2
     ]
 
