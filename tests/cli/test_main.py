@@ -270,11 +270,41 @@ def test_prune_removes_what_no_file_wants(desk: Desk) -> None:
     desk("apply", "-y")
     assert "old@gpu1" in desk.pids()
     assert desk("plan", "--prune", "--json").json["summary"]["remove"] == 2
+    assert desk("plan", "--prune").out.rstrip().endswith("Next: vmreconcile apply --prune")
     assert desk("apply", "-y", "--prune").code == 0
     assert set(desk.pids()) == {"qwen@gpu1", "qwen@gpu2"}
     (desk.folder / "models.d/qwen.yaml").unlink()
     assert desk("apply", "-y", "--prune").code != 0
     assert set(desk.pids()) == {"qwen@gpu1", "qwen@gpu2"}
+
+
+@pytest.mark.parametrize("text", ["", "# all commented out\n", "name: qwen\n  model: [", None])
+def test_files_that_cannot_be_read_remove_nothing(desk: Desk, text: str | None) -> None:
+    """An emptied file, one that is no YAML, a folder that is gone: exit 5 with the place, also with --prune."""
+    desk("apply", "-y")
+    if text is None:
+        (desk.folder / "models.d/qwen.yaml").unlink()
+        (desk.folder / "models.d").rmdir()
+    else:
+        desk.write("models.d/qwen.yaml", text)
+    said = desk("apply", "-y", "--prune")
+    assert said.code == 5
+    assert "models.d" in said.err
+    assert set(desk.pids()) == {"qwen@gpu1", "qwen@gpu2"}
+
+
+def test_a_host_that_leaves_the_inventory_is_left_alone(desk: Desk) -> None:
+    """Nothing of it is looked at or removed, also with --prune; `state: absent` there takes the server away."""
+    desk("apply", "-y")
+    desk.change("    gpu2:\n", "", "inventory/hosts.yml")
+    desk.opened.clear()
+    assert desk("apply", "-y", "--prune").code == 0
+    assert set(desk.opened) == {"gpu1"}
+    assert set(desk.pids()) == {"qwen@gpu1", "qwen@gpu2"}
+    desk.change("    gpu1:\n", "    gpu1:\n    gpu2:\n", "inventory/hosts.yml")
+    desk.change("port: 8001\n", "port: 8001\noverrides: {gpu2: {state: absent}}\n")
+    assert desk("apply", "-y").code == 0
+    assert set(desk.pids()) == {"qwen@gpu1"}
 
 
 def test_stop_and_start_write_the_state(desk: Desk) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Refusal
-from vmreconcile.effects.fleet import Fleet, Look
+from vmreconcile.effects.fleet import Fleet
+from vmreconcile.effects.looks import Look
 from vmreconcile.errors import UnreachableError
 
 SEEN = {"observation": {"format": 1, "host": {"hostname": "gpu", "boot_id": "b", "uid": 0, "user": "root"}}}

@@ -113,6 +113,17 @@ def test_a_start_runs_after_ready_alone(lb: Hooks, tmp_path: Path) -> None:
     assert ran(tmp_path) == ["after_ready start"]
 
 
+def test_a_start_is_seen_through_to_its_hook(lb: Hooks, tmp_path: Path) -> None:
+    """Ctrl-C while it loads: the next run would find it in sync, and run no hook."""
+    there, witness = world(wanted(hooks=lb)), Witness()
+    there.hosts["h1"].kernel.behaviours["m"] = Behaviour(ready_after=3.0)
+    run = run_of(there, witness)
+    witness.on_wait = run.stopping.set
+    outcome = execute(there.plan(), run)
+    assert (statuses(outcome), outcome.interrupted) == ({"m@h1": "changed"}, True)
+    assert ran(tmp_path) == ["after_ready start"]
+
+
 @pytest.mark.parametrize("state", [DesiredState.STOPPED, DesiredState.ABSENT])
 def test_a_stop_and_a_removal_take_it_out_for_good(lb: Hooks, tmp_path: Path, state: DesiredState) -> None:
     """The hook before, none after."""

@@ -173,6 +173,17 @@ def test_secrets_come_back_and_are_nowhere_else(runtime: str) -> None:
         assert secret not in json.dumps([host.requests, host.answers, host.done])
 
 
+def test_an_argument_that_looks_like_a_secret_is_not_kept() -> None:
+    """Its server is ready all the same, and the person hears why there is nothing to go back to."""
+    there, witness = world(wanted(args={"served_model_name": "sk-abcdefghijklmnopqrstuvwx"})), Witness()
+    outcome = execute(there.plan(), run_of(there, witness))
+    assert statuses(outcome) == {"m@h1": "changed"}
+    assert [line for _, line in witness.waited if "nothing is kept" in line] == [
+        "nothing is kept for going back to it: one of its arguments looks like a secret"
+    ]
+    assert not history(there)
+
+
 def test_a_secret_that_is_gone_is_not_gone_back_without() -> None:
     """The new settings took the key away: a server must not come up without what guarded it."""
     there = retuned(ready(env={"VLLM_API_KEY": SECRET}))

@@ -14,7 +14,8 @@ from vmreconcile.core.launching import ENV_SECRET, TOKEN_VARIABLE
 from vmreconcile.core.planning import Options, make_plan
 from vmreconcile.core.rollout.course import Limits
 from vmreconcile.core.rollout.waves import in_waves
-from vmreconcile.effects.fleet import Fleet, Look
+from vmreconcile.effects.fleet import Fleet
+from vmreconcile.effects.looks import Look
 from vmreconcile.errors import Place, UnreachableError
 from vmreconcile.model.desired import DesiredFleet, DesiredServer, Health
 from vmreconcile.model.names import ServerId

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vmreconcile.effects.locks import LOCKED
 from vmreconcile.errors import LockedError
 from vmreconcile.model.outcome import Outcome, Status
 from vmreconcile.model.plan import Action, Plan
-
-LOCKED = "locked"
-"""The class of a failure where another run held the host's lock for too long (docs/wire.md)."""
 
 WORST_FIRST = (130, 5, 4, 1, 3, 2, 0)
 

@@ -48,9 +48,10 @@ def plan(arguments: argparse.Namespace) -> int:
     else:
         say_diagnostics(found, arguments)
         style = style_for(sys.stdout, no_color=arguments.no_color)
-        following = "" if _removes_all(arguments, inputs) else "vmreconcile apply"
-        print(plan_text(found, style, explain=arguments.explain, following=following))
-        if not following:
+        all_gone = _removes_all(arguments, inputs)
+        following = "vmreconcile apply --prune" if arguments.prune else "vmreconcile apply"
+        print(plan_text(found, style, explain=arguments.explain, following="" if all_gone else following))
+        if all_gone:
             note(f"note: {arguments.models} wants no server at all: apply --prune refuses to remove every one")
         if arguments.out:
             note(f"written: {arguments.out}; carry it out with: vmreconcile apply {arguments.out}")

@@ -6,12 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from vmreconcile.model.values import JsonValue
+from vmreconcile.model.values import LAST_MOMENT, JsonValue
 
 LARGEST = 2**64
-
-LAST_MOMENT = 253_000_000_000
-"""Early in the year 9987: the last year that `datetime` has is 9999, wherever the clock stands."""
 
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,64}")
 _HEX = re.compile(r"[0-9a-f]{1,64}")

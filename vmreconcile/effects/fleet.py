@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vmreconcile.effects.locks import ANSWER_S, LEASE_S, RELEASE, Claim, Holder, holder_of, refusal, run_name
+from vmreconcile.effects.looks import Look
 from vmreconcile.effects.lost import lost_host
 from vmreconcile.effects.observe import host_view
 from vmreconcile.effects.parallel import for_each
@@ -44,31 +45,6 @@ class Session(Protocol):
 
     def close(self) -> None:
         """End the session."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookedFor:
-    """A server's model, whose files the host may have: at a path, or in the cache that `env` leads to."""
-
-    slug: str
-    model: str
-    revision: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, object]:
-        """As `observe` and `checkpoint` have it in `models`."""
-        return {"slug": self.slug, "model": self.model, "revision": self.revision, "env": dict(self.env)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What to look for on one host: executables ('' is vllm on PATH), wanted ports, our folders (None: defaults)."""
-
-    executables: tuple[str, ...] = ("",)
-    ports: tuple[int, ...] = ()
-    models: tuple[LookedFor, ...] = ()
-    """Models whose architecture some tuning rule asks for."""
-    folders: Mapping[str, str] | None = None
 
 
 @dataclass(slots=True)

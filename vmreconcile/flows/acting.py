@@ -100,8 +100,8 @@ def _told(change: Change, work: Callable[[], Status]) -> Result:
 def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
     """Carry out the steps and see what comes of them; a start that fails for memory is tried once more.
 
-    Where it still fails, the last good settings come back. What was taken down for it is seen through whatever a first
-    Ctrl-C says: it must neither stay down nor out of its load balancer.
+    Where it still fails, the last good settings come back. What was taken down for it, or is to be put into a load
+    balancer, is seen through whatever a first Ctrl-C says.
 
     Returns:
         False where another run has meanwhile done what the steps are for.
@@ -110,7 +110,7 @@ def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
     tried, done = change, True
     try:
         done = _act(change, run)
-        through = seen_through(run) if change.disruptive and starts(change) else run
+        through = _through(change, run)
         try:
             _prove(change, through)
         except NotReady as first:
@@ -129,6 +129,13 @@ def _do(change: Change, run: Run, later: Iterable[Change]) -> bool:
     if done:
         proven(tried, run)
     return done
+
+
+def _through(change: Change, run: Run) -> Run:
+    """The run for the wait that follows: what was taken down, or has a hook to come, is seen through."""
+    wanted = run.desired.get(change.server)
+    owed = wanted is not None and wanted.hooks.after_ready is not None
+    return seen_through(run) if starts(change) and (change.disruptive or owed) else run
 
 
 def _go_back(change: Change, failure: Failure, run: Run) -> None:

@@ -6,14 +6,12 @@ What may begin when: `core/rollout/course.py`. One server: `flows/acting.py`.
 from __future__ import annotations
 
 import contextlib
-import functools
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.core.rollout.course import Course, Ended, Held, course_of
 from vmreconcile.core.rollout.units import Unit, is_work
 from vmreconcile.effects.locks import LOCKED
@@ -21,9 +19,8 @@ from vmreconcile.effects.lost import lost_host
 from vmreconcile.effects.parallel import wait_for
 from vmreconcile.errors import UnreachableError
 from vmreconcile.flows.acting import INTERRUPTED, carry_out, take_down
-from vmreconcile.flows.fetching import NotFetched, fetch
+from vmreconcile.flows.fetching import fetch_first
 from vmreconcile.flows.locking import lock_host
-from vmreconcile.flows.ready import Interrupted
 from vmreconcile.flows.run import Run, seen_through
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import Phase, Unreachable
@@ -32,7 +29,7 @@ from vmreconcile.model.plan import Action, Change, Plan
 
 
 def execute(plan: Plan, run: Run) -> Outcome:
-    """Carry out `plan`; the first Ctrl-C lets running steps end and starts no more, a second one leaves at once.
+    """Carry out `plan`; the first Ctrl-C begins nothing more, a second one leaves at once.
 
     Raises:
         KeyboardInterrupt: at the second Ctrl-C; what the agents are doing goes on to its end.
@@ -219,7 +216,9 @@ class _Rollout:
         """Before anything else on a host: hold it; fetch models for servers that ask for it, while all still runs."""
         refused = lock_host(host, self.run)
         if refused is None:
-            self.stuck |= _fetch_first(self.plan.on(host), self.run)
+            changes = {change.server: change for change in self.plan.on(host)}
+            for server, failure in fetch_first(changes.values(), self.run).items():
+                self.stuck[server] = replace(_skipped(changes[server], failure), status=Status.FAILED)
         return refused
 
     def _act(self, unit: Unit, later: list[Change], results: list[Result]) -> None:
@@ -266,40 +265,6 @@ def _refused(change: Change, failure: Failure) -> Result:
 
 def _skipped(change: Change, failure: Failure) -> Result:
     return Result(server=change.server, action=change.action, status=Status.SKIPPED, failure=failure)
-
-
-def _fetch_first(changes: Iterable[Change], run: Run) -> dict[ServerId, Result]:
-    """Fetch models for servers that ask for it; those that must not go on, which were left as they are."""
-    failed: dict[ServerId, Result] = {}
-    for change in changes:
-        wanted = run.desired.get(change.server)
-        if wanted is None or not (wanted.prefetch and starts(change) and wanted.from_hub):
-            continue
-        if run.stopping.is_set():
-            break
-        try:
-            fetch(wanted, run.fleet, run.secrets, functools.partial(_tell_fetching, change.server, run))
-        except NotFetched as error:
-            if error.bearable(disruptive=change.disruptive):
-                run.reporter.says(change.server, f"{error.failure.summary}; going on without")
-            else:
-                failure = replace(error.failure, untouched=True)
-                failed[change.server] = replace(_skipped(change, failure), status=Status.FAILED)
-        except Interrupted:
-            run.fleet.drop(change.server.host)  # the agent ends the fetching as its controller goes away
-            break
-    return failed
-
-
-def _tell_fetching(server: ServerId, run: Run, seconds: float, line: str) -> None:
-    """Tell of a fetch that goes on.
-
-    Raises:
-        Interrupted: the person asked to stop.
-    """
-    run.reporter.waits(server, seconds, line)
-    if run.stopping.is_set():
-        raise Interrupted("interrupted")
 
 
 def _stop_early(changes: Iterable[Change], run: Run, stuck: dict[ServerId, Result]) -> bool:

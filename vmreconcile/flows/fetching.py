@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from vmreconcile.core.fingerprints import shown
+from vmreconcile.core.gpus.lanes import starts
 from vmreconcile.effects.fleet import Answer, Fleet
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
+from vmreconcile.flows.ready import Interrupted
+from vmreconcile.flows.run import Run
 from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.names import ServerId
 from vmreconcile.model.outcome import Failure
+from vmreconcile.model.plan import Change
 from vmreconcile.model.secret import HIDDEN, Secret
 
 SILENCE_S = 120.0
@@ -96,6 +102,39 @@ def fetch(
     return Fetched(
         fetched=_whole(answer.get("fetched")), total=_whole(answer.get("total")), path=str(answer.get("path") or "")
     )
+
+
+def fetch_first(changes: Iterable[Change], run: Run) -> dict[ServerId, Failure]:
+    """Fetch models for servers that ask for it before anything of theirs is stopped; why some must not go on."""
+    failed: dict[ServerId, Failure] = {}
+    for change in changes:
+        wanted = run.desired.get(change.server)
+        if wanted is None or not (wanted.prefetch and starts(change) and wanted.from_hub):
+            continue
+        if run.stopping.is_set():
+            break
+        try:
+            fetch(wanted, run.fleet, run.secrets, functools.partial(_tell, change.server, run))
+        except NotFetched as error:
+            if error.bearable(disruptive=change.disruptive):
+                run.reporter.says(change.server, f"{error.failure.summary}; going on without")
+            else:
+                failed[change.server] = replace(error.failure, untouched=True)
+        except Interrupted:
+            run.fleet.drop(change.server.host)  # the agent ends the fetching as its controller goes away
+            break
+    return failed
+
+
+def _tell(server: ServerId, run: Run, seconds: float, line: str) -> None:
+    """Tell of a fetch that goes on.
+
+    Raises:
+        Interrupted: the person asked to stop.
+    """
+    run.reporter.waits(server, seconds, line)
+    if run.stopping.is_set():
+        raise Interrupted("interrupted")
 
 
 def _guarded(name: str, value: str) -> str | Secret:

@@ -28,7 +28,7 @@ from vmreconcile.core.reviving import (
 )
 from vmreconcile.core.staleness import digest_of
 from vmreconcile.core.stepping import bringing_up, stops_of
-from vmreconcile.effects.fleet import Look
+from vmreconcile.effects.looks import Look
 from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
 from vmreconcile.flows.draining import back_in

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from vmreconcile.core.access import question_of, remedy, told
 from vmreconcile.effects.checkpoint import CONFIG, HubError, read_cached, read_hub
-from vmreconcile.effects.fleet import Fleet, LookedFor
+from vmreconcile.effects.fleet import Fleet
 from vmreconcile.effects.host_checkpoints import host_checkpoints
+from vmreconcile.effects.looks import LookedFor
 from vmreconcile.effects.parallel import for_each
 from vmreconcile.effects.session import AgentError
 from vmreconcile.effects.token import hub_folder

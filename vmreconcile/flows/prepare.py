@@ -13,8 +13,9 @@ from vmreconcile.core.fingerprints import Known, fingerprint
 from vmreconcile.core.launching import TOKEN_VARIABLE
 from vmreconcile.core.selection import on_hosts
 from vmreconcile.effects.author import author_of
-from vmreconcile.effects.fleet import Fleet, Look, LookedFor, Session
+from vmreconcile.effects.fleet import Fleet, Session
 from vmreconcile.effects.locks import RENEW_S
+from vmreconcile.effects.looks import Look, LookedFor
 from vmreconcile.effects.transport import TransportOptions
 from vmreconcile.flows.access import Hub
 from vmreconcile.flows.inputs import Inputs, connections, hosts_of

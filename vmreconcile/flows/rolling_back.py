@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from vmreconcile.core.planning import subject_of
 from vmreconcile.core.revisions import changed_fields, is_running, kept_of
 from vmreconcile.core.reviving import as_wanted, executable_of, other_version
-from vmreconcile.effects.fleet import Look
+from vmreconcile.effects.looks import Look
 from vmreconcile.errors import UnreachableError, UsageError, VmreconcileError
 from vmreconcile.flows.histories import History
 from vmreconcile.flows.prepare import Prepared

@@ -19,12 +19,12 @@ from vmreconcile.flows.reconcile import EVERYTHING, plan_of
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.observed import HostView, ObservedServer, Unreachable
+from vmreconcile.model.secret import HIDDEN
 from vmreconcile.model.tuning import Tuned
 from vmreconcile.model.values import JsonValue
 from vmreconcile.vllm.catalogue import catalogue_for
 from vmreconcile.vllm.command import SECRET_ARGUMENTS, from_argv
 
-HIDDEN = "(hidden)"
 ORIGIN_OF = {"hf_token": "token"}
 """Where a field's name in files differs from its name in `DesiredServer`."""
 

@@ -12,16 +12,13 @@ from dataclasses import dataclass, field
 
 from vmreconcile.model.gpus import Placed
 from vmreconcile.model.steps import KEEP, Keep
-from vmreconcile.model.values import JsonValue
+from vmreconcile.model.values import LAST_MOMENT, JsonValue
 
 Entry = tuple[str, str | Keep]
 """A variable of an env file: its value, or that it stays as the host has it."""
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """A name that systemd and shells take."""
-
-LAST_MOMENT = 253_000_000_000.0
-"""Seconds since 1970 that a calendar has (datetime ends with the year 9999)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,9 @@ from vmreconcile.errors import Place
 
 JsonValue = str | int | float | bool | None | list["JsonValue"] | dict[str, "JsonValue"]
 
+LAST_MOMENT = 253_000_000_000.0
+"""Seconds since 1970, early in the year 9987: the last year that `datetime` has is 9999, wherever the clock stands."""
+
 
 class OriginKind(enum.StrEnum):
     """Who said a value, lowest precedence first."""
