@@ -5,18 +5,16 @@ Decides that from what the host kept; how steps are sent and a server is proven 
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from vmreconcile.core.actions import Decision, exists
+from vmreconcile.core.actions import Decision
 from vmreconcile.core.blocks import block_of
 from vmreconcile.core.diff import Subject
 from vmreconcile.core.gates import gate_of
-from vmreconcile.core.phases import phase_of, runtime_of
+from vmreconcile.core.phases import phase_of
 from vmreconcile.core.planning import subject_of
-from vmreconcile.core.revisions import changed_fields, fields_text, is_running, kept_of, newest_good, tried_digest
+from vmreconcile.core.revisions import changed_fields, fields_text, is_running, kept_of, newest_good
 from vmreconcile.core.reviving import (
     CannotGoBackError,
     as_wanted,
@@ -33,23 +31,19 @@ from vmreconcile.effects.session import AgentError
 from vmreconcile.errors import VmreconcileError
 from vmreconcile.flows.draining import back_in
 from vmreconcile.flows.failing import NotReady
+from vmreconcile.flows.giving_up import Failed, failed_json, leave_stopped, more, note_in_record
 from vmreconcile.flows.keeping import keep_failed, revisions_of
 from vmreconcile.flows.mending import settled
 from vmreconcile.flows.run import Expected, Run, seen_through, send_steps
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import HostView, ObservedServer
+from vmreconcile.model.observed import HostView
 from vmreconcile.model.outcome import Failure
 from vmreconcile.model.plan import Action, Change, Field, Reason
-from vmreconcile.model.revision import Kept, Revision
-from vmreconcile.model.steps import WriteRecord
-from vmreconcile.model.values import JsonValue
+from vmreconcile.model.revision import Revision
 
 SERVES = frozenset({"still_differs"})
 """Failures of a server that serves all the same: it is not taken down again for them."""
-
-LEFT_AS_IT_IS = re.compile(r" ?\(it was left as it is\)|it was left as it is; ")
-"""What a gate says of a server that it did not stop (`flows/ready.py`)."""
 
 NOT_OURS_TO_MEND = frozenset({"moved", "locked"})
 """Failures behind which another run is at work."""
@@ -65,27 +59,6 @@ class RolledBack(VmreconcileError):  # noqa: N818 - an outcome, reported as one
         """Keep it."""
         super().__init__(failure.summary, remedy=failure.remedy)
         self.failure = failure
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """A change that did not become ready, beside its host as it is now."""
-
-    change: Change
-    failure: Failure
-    host: HostView
-    kept: Kept
-    """What was tried."""
-
-    @property
-    def server(self) -> ServerId:
-        """Whose it is."""
-        return self.change.server
-
-    @property
-    def observed(self) -> ObservedServer:
-        """What is there of it."""
-        return self.host.server(self.server.slug)
 
 
 def go_back(change: Change, failure: Failure, run: Run, bring_up: Callable[[Change, Run], None]) -> None:
@@ -114,7 +87,7 @@ def go_back(change: Change, failure: Failure, run: Run, bring_up: Callable[[Chan
         )
     except AgentError as error:
         raise NotReady(
-            _more(failure, f"what it ran before cannot be read ({error}), so it is not brought back")
+            more(failure, f"what it ran before cannot be read ({error}), so it is not brought back")
         ) from None
     if _untouched(failed, good):
         raise NotReady(replace(failure, untouched=True))
@@ -134,10 +107,10 @@ def _give_up(failed: Failed, run: Run) -> None:
         return
     keep_failed(failed.server, failed.kept, failed.failure.kind, run)
     if failed.change.action is not Action.START or failed.observed.process is None:
-        _note_in_record(failed, run)
+        note_in_record(failed, run)
         return
-    _leave_stopped(failed, run)
-    raise NotReady(_more(failed.failure, "it never was good, and is left stopped"))
+    leave_stopped(failed, run)
+    raise NotReady(more(failed.failure, "it never was good, and is left stopped"))
 
 
 def _was_good(change: Change) -> bool:
@@ -190,8 +163,8 @@ def _bring_back(failed: Failed, good: Revision | None, run: Run, bring_up: Calla
             told = f"it is not brought back: {error}; {error.remedy}"
         else:
             _carry_out(failed, good, fields, (back, anew), bring_up)
-    _leave_stopped(failed, run)
-    raise NotReady(_more(failed.failure, f"{told}; it is left stopped"))
+    leave_stopped(failed, run)
+    raise NotReady(more(failed.failure, f"{told}; it is left stopped"))
 
 
 def _same(good: Revision, failed: Failed) -> str:
@@ -280,11 +253,11 @@ def _carry_out(
         second = Failure(kind=error.kind, summary=str(error), remedy=error.remedy)
     else:
         told = f"{differing}; it is back on revision {good.number}{older}, ready"
-        raise RolledBack(back_in(change, _more(failed.failure, told), run))
-    _leave_stopped(failed, run)
+        raise RolledBack(back_in(change, more(failed.failure, told), run))
+    leave_stopped(failed, run)
     told = f"{differing}; going back to revision {good.number} failed too, and it is left stopped: {second.summary}"
     both = " | ".join(text for text in (failed.failure.evidence, second.evidence) if text)
-    raise NotReady(replace(_more(failed.failure, told), evidence=both))
+    raise NotReady(replace(more(failed.failure, told), evidence=both))
 
 
 def _with_memory_given_back(change: Change, failed: Failed, run: Run) -> Change:
@@ -296,54 +269,3 @@ def _with_memory_given_back(change: Change, failed: Failed, run: Run) -> Change:
     send_steps(change.server, change.stops, run, Expected((process.pid, process.start_ticks) if process else None))
     settled(change.server, tried, run)
     return replace(change, stops=(), digest={})
-
-
-def _leave_stopped(failed: Failed, run: Run) -> None:
-    """Stop what is there still, and note in its record what was tried."""
-    server = failed.server
-    host = run.fleet.observe_host(server.host, server.slug)
-    observed = host.server(server.slug)
-    runtime = runtime_of(observed)
-    if runtime is not None and exists(observed) and (observed.process or observed.orphans or observed.unit):
-        try:
-            send_steps(server, runtime.stop(host, observed), run)
-        except AgentError as error:
-            raise NotReady(_more(failed.failure, f"stopping it failed too: {error}")) from None
-    _note_in_record(failed, run)
-
-
-def _note_in_record(failed: Failed, run: Run) -> None:
-    """Note in the record of a server that does not run what was tried, for the next plan."""
-    server = failed.server
-    try:
-        observed = run.fleet.observe_host(server.host, server.slug).server(server.slug)
-        record = observed.record
-        if record is None or observed.process is not None:
-            return
-        noted: dict[str, JsonValue] = {
-            "server": record.server,
-            "runtime": record.runtime,
-            "state": record.state,
-            "env_names": list(record.env_names),
-            **({"decided": dict(record.decided)} if record.decided else {}),
-            "failed": failed_json(failed, None),
-        }
-        send_steps(server, (WriteRecord(slug=server.slug, record=noted),), run)
-    except AgentError as error:
-        run.reporter.says(server, f"what failed could not be noted on its host: {error}")
-
-
-def failed_json(failed: Failed, good: Revision | None) -> dict[str, JsonValue]:
-    """What a record says of the last change that failed; no text of a log, which may hold anything."""
-    return {
-        "launch": tried_digest(failed.kept),
-        "kind": failed.failure.kind,
-        "when": round(time.time(), 3),
-        "revision": good.number if good else None,
-    }
-
-
-def _more(failure: Failure, told: str) -> Failure:
-    """The failure with what came of it; who was left as it is so far is not any more."""
-    remedy = LEFT_AS_IT_IS.sub("", failure.remedy)
-    return replace(failure, summary=f"{failure.summary}; {told}", remedy=remedy)
