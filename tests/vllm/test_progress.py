@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,19 @@ def test_a_real_start_makes_progress_all_the_way(name: str) -> None:
     moves = [lines[end] for end in range(len(lines)) if further(steps[end], steps[end + 1])]
     assert len(moves) >= 8
     assert "Application startup complete." in moves[-1]
+
+
+@pytest.mark.parametrize(
+    "line", [" " * 100_000, "a " * 50_000, " 5%|" * 25_000, " 1%" * 30_000, ": " * 50_000 + "7% |"]
+)
+def test_no_line_of_a_log_holds_up_the_controller(line: str) -> None:
+    """A server may write what it likes; its line is gone through once."""
+    begun = time.monotonic()
+    progress_of([line] * 5)
+    assert time.monotonic() - begun < 5
+
+
+def test_bars_have_the_names_that_they_were_given() -> None:
+    """With a colon behind them or none, several in a line, and nothing of what stands before."""
+    line = f"{ENGINE}Fetching 4 files:  25%|x| 1/4\rFetching 4 files:  50%|x| 2/4\rab:cd   7%|\r 99%|"
+    assert progress_of([line]) == {"Fetching 4 files %": 50, "cd %": 7}

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from vmreconcile.vllm.log import bare
 
-_BAR = re.compile(r"([^\r:|%]{1,200}):?\s+(\d{1,3})%(?: Completed)? ?\|")
-"""A bar of tqdm: 'Loading safetensors checkpoint shards:  50% Completed | 2/4 [' (model_loader/weight_utils.py),
+_SHARE = re.compile(r"\s(\d{1,3})%(?: Completed)? ?\|")
+"""How full a bar of tqdm is, behind its name:
+'Loading safetensors checkpoint shards:  50% Completed | 2/4 [' (model_loader/weight_utils.py),
 'Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):  43%|████ | 22/51 [' (v1/worker/gpu_model_runner.py),
 'model-00001-of-00004.safetensors:  45%|████▌ | 1.80G/3.99G [' and 'Fetching 4 files:  25%|' (huggingface_hub)."""
 
@@ -27,7 +28,10 @@ _DONE = re.compile(
 )
 """Lines that vLLM logs once a piece of the work is done, once a worker or compiled range (0.10 to 0.32.0)."""
 
-_LONGEST = 1 << 14
+_ENDS = re.compile(r"[\r:|%]")
+"""What no name of a bar holds."""
+
+_LONGEST, _LONGEST_NAME = 1 << 14, 200
 
 Progress = Mapping[str, int]
 """By piece of work, how far it is: per cent of a bar, times that a line stands in the log."""
@@ -38,13 +42,21 @@ def progress_of(lines: Iterable[str]) -> Progress:
     found: Counter[str] = Counter()
     for line in lines:
         text = bare(bare(line))[-_LONGEST:]
-        for name, share in _BAR.findall(text):
-            bar = f"{name.strip()} %"
-            found[bar] = max(found[bar], int(share))
+        for name, share in _bars(text):
+            found[f"{name} %"] = max(found[f"{name} %"], share)
         done = _DONE.search(text)
         if done is not None:
             found[done[0]] += 1
     return dict(found)
+
+
+def _bars(text: str) -> Iterator[tuple[str, int]]:
+    """The bars of a line, name and per cent. Goes through a line once, whatever a server wrote there."""
+    for share in _SHARE.finditer(text):
+        before = text[max(0, share.start() - _LONGEST_NAME) : share.start()].rstrip().removesuffix(":")
+        name = _ENDS.split(before)[-1].strip()
+        if name:
+            yield name, int(share[1])
 
 
 def further(before: Progress, now: Progress) -> bool:
