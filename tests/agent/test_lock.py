@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -47,7 +48,11 @@ def refused(agent: Agent, **claim: Any) -> Refused:  # noqa: ANN401 - fields of 
 
 def opened(pid: int) -> set[str]:
     """The files that a process has open."""
-    return {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            found.add(str(link.readlink()))
+    return found
 
 
 def free(agent: Agent, seconds: float = 0.0) -> bool:
