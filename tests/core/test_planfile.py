@@ -321,3 +321,12 @@ def test_an_edited_units_secret_is_in_no_plan_file() -> None:
         assert "unit.ExecStartPre" in texts[-1]
         assert secret not in texts[-1]
     assert texts[0] == texts[1]
+
+
+def test_what_stops_a_server_that_serves_is_disruptive_whatever_the_file_says() -> None:
+    """So it counts against --max-changes and against the budgets of its model."""
+    there, text = retuned()
+    document = json.loads(text)
+    document["changes"][0] |= {"disruptive": False, "phase": "absent"}
+    (change,) = confirmed(there, json.dumps(document)).pending
+    assert (change.disruptive, change.phase.value) == (True, "ready")

@@ -203,7 +203,9 @@ def _confirmed(change: Change, now: Change | None, planned: str | None, wanted: 
         moved.append("what the files ask for")
     if now is not None and change.pending and change.placed and change.placed.devices != _devices(now):
         moved.append("the GPUs that it would get")
-    change = replace(change, phase=now.phase) if now is not None else change
+    if now is not None:  # what the file says of both is a matter of trust, and --max-changes counts the second
+        takes_down = change.disruptive or (now.phase is Phase.READY and bool(change.stops))
+        change = replace(change, phase=now.phase, disruptive=takes_down)
     refused = replace(change, action=Action.BLOCKED, disruptive=False, early=False, stops=(), steps=())
     if moved:
         note = f"changed since the plan was made: {', '.join(moved)}"
