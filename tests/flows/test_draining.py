@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -319,3 +320,42 @@ def test_a_server_that_was_still_starting_is_put_in_once_it_is_ready(lb: Hooks, 
     there.settle()
     assert statuses(apply(there)) == {"m@h1": "ok"}
     assert ran(tmp_path) == ["after_ready noop"]
+
+
+def test_a_server_that_another_run_has_changed_meanwhile_is_not_taken_out(lb: Hooks, tmp_path: Path) -> None:
+    """The plan was made before; what runs now is as it should be, so no hook is run and nothing is stopped."""
+    there = retuned(running(lb))
+    late = there.plan()
+    assert statuses(apply(there)) == {"m@h1": "changed"}
+    before, pids = ran(tmp_path), there.pids()
+    assert statuses(execute(late, run_of(there))) == {"m@h1": "ok"}
+    assert ran(tmp_path) == before
+    assert there.pids() == pids
+
+
+def test_a_failure_tells_that_after_ready_failed_too(tmp_path: Path) -> None:
+    """Whoever reads the report alone knows that the server may be out of its balancer."""
+    there = retuned(running(Hooks(before_stop="exit 3", after_ready="exit 4")))
+    said = failure(apply(there)).summary
+    assert "its before_stop hook failed" in said
+    assert "after_ready failed too" in said
+    assert "may be out of its load balancer" in said
+
+
+def test_who_leaves_at_once_is_told_what_is_out_of_its_balancer(lb: Hooks) -> None:
+    """At the second Ctrl-C, between the stop and the hook that puts it back; with what to do."""
+    there = retuned(running(lb))
+    there.hosts["h1"].kernel.behaviours["m"] = Behaviour(ready_after=500)
+    witness = Witness()
+    run = run_of(there, witness)
+
+    def pressed() -> None:
+        if run.out and not run.stopping.is_set():
+            run.stopping.set()
+            signal.raise_signal(signal.SIGINT)
+
+    witness.on_wait = pressed
+    with pytest.raises(KeyboardInterrupt):
+        execute(there.plan(), run)
+    told = [line for name, line in witness.waited if name == "m@h1" and "before_stop ran" in line]
+    assert told == ["before_stop ran, after_ready did not: vmreconcile restart m@h1, or the hook by hand"]

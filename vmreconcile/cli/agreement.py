@@ -78,8 +78,8 @@ class Agreement:
         if disruptive <= limit:
             return ""
         if given is None and self._must_ask():
-            return f"{disruptive} servers are restarted, stopped or removed, more than a third of all. "
-        which = f"--max-changes {limit}" if given is not None else f"a third of the servers ({limit})"
+            return f"{disruptive} servers are restarted, stopped or removed, more than a third of all (or 3). "
+        which = f"--max-changes {limit}" if given is not None else f"{limit} (a third of the servers, at least 3)"
         raise VmreconcileError(
             f"the plan has {disruptive} disruptive changes, more than {which}: nothing was changed",
             remedy=f"look at the plan; if it is right: --max-changes {disruptive}",

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmreconcile.cli.agreement import Agreement
-from vmreconcile.cli.codes import worst
+from vmreconcile.cli.codes import apply_code, worst
 from vmreconcile.cli.oneoff import hosts_in_reach
 from vmreconcile.cli.output import inputs_of, note, print_json, reach_of
-from vmreconcile.cli.plans import carry_out
+from vmreconcile.cli.plans import carried_out, report
 from vmreconcile.cli.render_history import history_text, lasting_text
 from vmreconcile.cli.servers import server_named
 from vmreconcile.cli.terminal import printable, style_for
@@ -23,6 +23,7 @@ from vmreconcile.flows.reconcile import Scope
 from vmreconcile.flows.rolling_back import chosen, wanted_back
 from vmreconcile.model.desired import DesiredState
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.outcome import Status
 from vmreconcile.model.revision import Revision
 from vmreconcile.model.tokens import Need
 from vmreconcile.model.values import JsonValue
@@ -100,10 +101,15 @@ def rollback(arguments: argparse.Namespace) -> int:
         told = "rollback" if arguments.to is None else f"rollback to {arguments.to}"
         back = replace(back, note=told)
         seen = frozenset(target.wanted.id for target in targets)
-        code = carry_out(arguments, back, Scope(only=seen, back=seen), Agreement(arguments, back))
+        outcome = carried_out(arguments, back, Scope(only=seen, back=seen), Agreement(arguments, back))
+    if outcome is None:
+        note("nothing was changed")
+        return 1
+    report(arguments, outcome)
     for host in lost:
         note(f"{host.host}: unreachable, so nothing of it goes back: {printable(host.reason)}")
-    lines = lasting_text(targets)
+    done = {result.server for result in outcome.results if result.status is Status.CHANGED}
+    lines = lasting_text((target for target in targets if target.wanted.id in done), inputs.desired)
     if lines:
         note(lines)
-    return worst([code, 3 if seen != servers else 0])
+    return worst([apply_code(outcome), 3 if seen != servers else 0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -49,13 +50,25 @@ def plan(arguments: argparse.Namespace) -> int:
         say_diagnostics(found, arguments)
         style = style_for(sys.stdout, no_color=arguments.no_color)
         all_gone = _removes_all(arguments, inputs)
-        following = "vmreconcile apply --prune" if arguments.prune else "vmreconcile apply"
-        print(plan_text(found, style, explain=arguments.explain, following="" if all_gone else following))
+        following = "" if all_gone else following_command(arguments)
+        print(plan_text(found, style, explain=arguments.explain, following=following))
         if all_gone:
             note(f"note: {arguments.models} wants no server at all: apply --prune refuses to remove every one")
         if arguments.out:
-            note(f"written: {arguments.out}; carry it out with: vmreconcile apply {arguments.out}")
+            note(f"written: {arguments.out}")
     return plan_code(found, detailed=arguments.detailed_exitcode)
+
+
+def following_command(arguments: argparse.Namespace) -> str:
+    """The apply that does what was planned: from the file, or within the same limits."""
+    words = ["vmreconcile", "apply", *([shlex.quote(str(arguments.out))] if arguments.out else [])]
+    words += ["--prune"] if arguments.prune and not arguments.out else []
+    if arguments.limit is not None:
+        words += ["--limit", shlex.quote(arguments.limit)]
+    for name in ("max_unavailable", "max_failures"):
+        if getattr(arguments, name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    return " ".join(words)
 
 
 def apply(arguments: argparse.Namespace) -> int:

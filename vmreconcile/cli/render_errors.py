@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from vmreconcile.cli.terminal import Style, advice, printable
 from vmreconcile.errors import Diagnostic, Severity
@@ -50,8 +51,9 @@ def _part(name: str, text: str, style: Style) -> list[str]:
 
 def outcome_text(outcome: Outcome, style: Style) -> str:
     """What an apply did, last line the counts."""
-    told = {Status.FAILED, Status.SKIPPED, Status.ROLLED_BACK}
+    told = {Status.FAILED, Status.ROLLED_BACK}
     lines = [failure_text(result, style) for result in outcome.results if result.status in told]
+    lines += skipped_text(outcome, style)
     lines += [
         f"{style.paint(host.host, 'bold')}: unreachable: {printable(host.reason)}"
         + (f"\n  mend      {advice(host.remedy)}" if host.remedy else "")
@@ -61,6 +63,24 @@ def outcome_text(outcome: Outcome, style: Style) -> str:
     counts = ", ".join(f"{status.value}: {outcome.count(status)}" for status in SHOWN)
     extra = "".join(f", {status.value}: {n}" for status in EXTRA if (n := outcome.count(status)))
     return "\n".join([*lines, counts + extra])
+
+
+def skipped_text(outcome: Outcome, style: Style) -> list[str]:
+    """What was not begun or not finished: those of whom the same is to be said together, the first few by name."""
+    groups: dict[Failure, list[Result]] = {}
+    for result in outcome.results:
+        if result.status is Status.SKIPPED and result.failure is not None:
+            plain = result.failure.summary.removeprefix(f"{result.server.host}: ")
+            groups.setdefault(replace(result.failure, summary=plain), []).append(result)
+    lines = []
+    for failure, results in groups.items():
+        names = ", ".join(str(result.server) for result in results[:FEW])
+        names += f" and {len(results) - FEW} more" if len(results) > FEW else ""
+        text = f"{names}: {printable(failure.summary.removeprefix(f'{results[0].server} '))}"
+        lines += [style.paint(line, "yellow") for line in style.folded(text, 0)]
+        lines += _part("evidence", printable(failure.evidence), style) if failure.evidence else []
+        lines += _part("mend", advice(failure.remedy), style) if failure.remedy else []
+    return lines
 
 
 def by_host(outcome: Outcome, style: Style) -> list[str]:
@@ -82,5 +102,6 @@ def by_host(outcome: Outcome, style: Style) -> list[str]:
     return [*lines, *([f"{well} other host{'s' * (well != 1)}: all well"] if well else [])]
 
 
+FEW = 4
 SHOWN = (Status.CHANGED, Status.OK, Status.FAILED, Status.UNREACHABLE)
 EXTRA = (Status.SKIPPED, Status.ROLLED_BACK)

@@ -9,7 +9,7 @@ from vmreconcile.cli.render_plan import field_line, value_text
 from vmreconcile.cli.terminal import Style, advice, printable
 from vmreconcile.flows.histories import History
 from vmreconcile.flows.rolling_back import Target
-from vmreconcile.model.desired import DesiredServer
+from vmreconcile.model.desired import DesiredFleet, DesiredServer
 from vmreconcile.model.observed import Unreachable
 from vmreconcile.model.plan import Field
 from vmreconcile.model.revision import Revision
@@ -55,13 +55,24 @@ def _row(revision: Revision, *, running: bool) -> tuple[str, ...]:
     )
 
 
-def lasting_text(targets: Iterable[Target]) -> str:
-    """What to change in which file, so that the next apply does not undo a rollback; '' where nothing."""
+def lasting_text(targets: Iterable[Target], desired: DesiredFleet) -> str:
+    """What to change in which file, so that the next apply does not undo a rollback; '' where nothing.
+
+    Where other servers of the model did not go back, the same lines would change them too: that is said.
+    """
+    targets = list(targets)
+    back = {target.wanted.id for target in targets}
+    models = {server.model for server in back}
+    others = sorted(str(each.id) for each in desired.servers if each.id.model in models and each.id not in back)
     lines = [_lasting(field, target.wanted) for target in targets for field in target.fields]
     if not lines:
         return ""
     head = "no file was changed: the next apply brings the newer settings again, unless you write"
-    return advice(head) + "\n" + "\n".join(f"  {line}" for line in dict.fromkeys(lines))
+    text = advice(head) + "\n" + "\n".join(f"  {line}" for line in dict.fromkeys(lines))
+    if not others:
+        return text
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"{text}\n  (in the model's file that is for {others[0]}{more} too; for one host alone: under overrides)"
 
 
 def _lasting(field: Field, wanted: DesiredServer) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vmreconcile.cli.output import note
 from vmreconcile.cli.terminal import printable
+from vmreconcile.core.fingerprints import digest
 from vmreconcile.effects.files import write_private
 from vmreconcile.errors import VmreconcileError
 from vmreconcile.model.outcome import Outcome, Status
@@ -30,9 +31,11 @@ def leave_retry_file(arguments: argparse.Namespace, outcome: Outcome) -> None:
     if not hasattr(arguments, "retry_file"):
         return
     hosts = hosts_left(outcome)
+    path = arguments.retry_file or _usual_place(arguments)
     if not hosts:
+        if not arguments.retry_file and arguments.limit in {None, f"@{path}"}:
+            path.unlink(missing_ok=True)  # nothing is left of the run before, either
         return
-    path = arguments.retry_file or _usual_place()
     odd = tuple(host for host in hosts if not _is_line(host))
     hosts = tuple(host for host in hosts if _is_line(host))
     for host in odd:
@@ -54,8 +57,9 @@ def _is_line(host: str) -> bool:
     return host.splitlines() == [host] and host.strip() == host and host[0] not in "#!&@~"
 
 
-def _usual_place() -> Path:
-    """In the user's state folder (XDG Base Directory Specification)."""
+def _usual_place(arguments: argparse.Namespace) -> Path:
+    """In the user's state folder (XDG Base Directory Specification), one for each folder of models."""
     home = os.environ.get("XDG_STATE_HOME")
     base = Path(home) if home and Path(home).is_absolute() else Path.home() / ".local" / "state"
-    return base / "vmreconcile" / "apply.retry"
+    fleet = digest(str(Path(arguments.models).resolve()))[:8]
+    return base / "vmreconcile" / f"apply-{fleet}.retry"

@@ -48,7 +48,7 @@ def drained(change: Change, run: Run) -> Iterator[None]:
         UnreachableError: the host was lost.
     """
     wanted = run.desired.get(change.server)
-    port = _serving_port(wanted, run) if wanted is not None and _is_drained(change, wanted) else None
+    port = _serving_port(change, wanted, run) if wanted is not None and _is_drained(change, wanted) else None
     if wanted is None or port is None:
         yield
         return
@@ -63,6 +63,12 @@ def drained(change: Change, run: Run) -> Iterator[None]:
         if wanted.hooks.before_stop is not None:
             run.reporter.says(change.server, "lost after before_stop: after_ready was not run")
         raise
+    except NotReady as error:
+        failed = _put_back(occasion, run)
+        if not failed:
+            raise
+        told = f"{error.failure.summary}; {failed}: it may be out of its load balancer"
+        raise type(error)(replace(error.failure, summary=told), error.lines) from None
     except (VmreconcileError, AgentError):
         _put_back(occasion, run)
         raise
@@ -123,10 +129,17 @@ def _ready(wanted: DesiredServer, run: Run) -> ObservedServer | None:
     return observed if phase is Phase.READY else None
 
 
-def _serving_port(wanted: DesiredServer, run: Run) -> int | None:
-    """Where the server answers now, which may be another port than it is to have; None where it does not."""
+def _serving_port(change: Change, wanted: DesiredServer, run: Run) -> int | None:
+    """Where the server answers now, which may be another port than it is to have.
+
+    None where it does not, and where another process answers than the change was planned for: that one stays.
+    """
     observed = _ready(wanted, run)
-    return observed.endpoint.port if observed is not None and observed.endpoint is not None else None
+    if observed is None or observed.endpoint is None or observed.process is None:
+        return None
+    planned = change.digest.get("process.pid"), change.digest.get("process.start_ticks")
+    now = observed.process.pid, observed.process.start_ticks
+    return observed.endpoint.port if planned in {now, (None, None)} else None
 
 
 def _take_out(occasion: _Occasion, run: Run) -> None:
@@ -191,19 +204,22 @@ def _counted(requests: int) -> str:
     return "1 request" if requests == 1 else f"{requests} requests"
 
 
-def _put_back(occasion: _Occasion, run: Run) -> None:
-    """Run after_ready for a server that was to be taken down and still serves; what fails here is told only."""
-    server, hooks = occasion.change.server, occasion.wanted.hooks
+def _put_back(occasion: _Occasion, run: Run) -> str:
+    """Run after_ready for a server that was to be taken down and still serves; what fails here is told and returned."""
+    server, hooks, failed = occasion.change.server, occasion.wanted.hooks, ""
     if hooks.before_stop is None or hooks.after_ready is None:
-        return
+        return failed
     try:
         if _ready(occasion.wanted, run) is not None:
             run.reporter.says(server, "it still serves: after_ready is run to put it back")
             _hook(AFTER_READY, occasion, run)
     except HookError as error:
-        run.reporter.says(server, f"after_ready failed: {error}")
+        failed = f"after_ready failed too: {error}"
     except (AgentError, UnreachableError) as error:
-        run.reporter.says(server, f"after_ready was not run: {error}")
+        failed = f"after_ready was not run: {error}"
+    if failed:
+        run.reporter.says(server, failed)
+    return failed
 
 
 def _hook(name: str, occasion: _Occasion, run: Run) -> None:
@@ -227,7 +243,11 @@ def _hook(name: str, occasion: _Occasion, run: Run) -> None:
         "VMRECONCILE_REASON": str(change.reason),
     }
     hook = Hook(command=command, timeout=hooks.timeout, facts=facts)
+    if name == BEFORE_STOP and hooks.after_ready is not None:
+        run.out.add(server)
     run_hook(hook, run.controller, lambda seconds: run.reporter.waits(server, seconds, f"{name} hook"))
+    if name == AFTER_READY:
+        run.out.discard(server)
 
 
 def _where(wanted: DesiredServer) -> str:

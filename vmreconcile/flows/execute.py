@@ -27,6 +27,8 @@ from vmreconcile.model.observed import Phase, Unreachable
 from vmreconcile.model.outcome import Failure, Outcome, Result, Status
 from vmreconcile.model.plan import Action, Change, Plan
 
+RUN_BY_HAND = "vmreconcile restart {server}, or the hook by hand"
+
 
 def execute(plan: Plan, run: Run) -> Outcome:
     """Carry out `plan`; the first Ctrl-C begins nothing more, a second one leaves at once.
@@ -103,6 +105,8 @@ def _interrupt(run: Run) -> None:
         KeyboardInterrupt: not for the first time.
     """
     if run.stopping.is_set():
+        for server in sorted(run.out):
+            run.reporter.says(server, f"before_stop ran, after_ready did not: {RUN_BY_HAND.format(server=server)}")
         raise KeyboardInterrupt
     run.stopping.set()
     run.reporter.interrupted()

@@ -71,6 +71,8 @@ class Run:
     """Who does this, and from which commit; asked only where something is kept on a host."""
     note: str = ""
     """Why it is done, for the history that hosts keep; "" for an apply."""
+    out: set[ServerId] = field(default_factory=set)
+    """Servers that a before_stop hook took out, and that no after_ready hook has put back yet."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
 

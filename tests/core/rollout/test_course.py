@@ -139,8 +139,9 @@ def test_a_server_that_stays_down_holds_the_others() -> None:
 
 
 def test_canaries_go_first_and_alone() -> None:
-    """Also before starts; the rest begins once they are ready."""
-    found = course([start("m@h1"), *(retune(f"m@h{at}") for at in (2, 3))], of(3, canary=1, max_unavailable=2))
+    """Also before the start of a new server; the rest begins once they are ready."""
+    new = retune("m@h1", action=Action.START, disruptive=False, phase=Phase.ABSENT, reason=Reason.ABSENT)
+    found = course([new, *(retune(f"m@h{at}") for at in (2, 3))], of(3, canary=1, max_unavailable=2))
     assert go(found) == "h1"
     assert go(found) == "h2 h3"
 
@@ -257,11 +258,11 @@ def test_two_that_swap_ports_are_one_unit_and_hold_both_budgets() -> None:
 
 
 def test_the_waves_of_a_plan() -> None:
-    """As they happen where everything succeeds; starts are in none, and count as down until they are over."""
+    """As they happen where everything succeeds; what crashed comes back beside the canary, and is in no wave."""
     servers = of(5, max_unavailable=2, canary=1, pause=30.0)
     plan = Plan(changes=(*(retune(f"m@h{at}") for at in (1, 2, 3, 4)), start("m@h5")))
     (waves,), held = waves_of(plan, {server.id: server for server in servers}, Limits())
-    assert [" ".join(each.host for each in wave) for wave in waves.waves] == ["h1", "h2", "h3 h4"]
+    assert [" ".join(each.host for each in wave) for wave in waves.waves] == ["h1", "h2 h3", "h4"]
     assert (waves.limit, waves.total, waves.canaries, waves.pause, waves.downtime) == (2, 5, 1, 30.0, False)
     assert not held
 
@@ -303,3 +304,13 @@ def test_a_pause_is_not_waited_for_where_nothing_could_begin_after_it() -> None:
     assert found.begin(0.0) == []
     assert found.wakes(0.0) is None
     assert set(held(found)) == {"m@h2", "m@h3"}
+
+
+def test_what_ended_by_itself_waits_for_no_canary_and_for_no_failure() -> None:
+    """It is down already; a canary that failed is no reason to leave it so."""
+    found = course([retune("m@h1"), start("m@h2"), start("m@h3")], of(4, canary=1, max_unavailable=3))
+    units = found.begin(0.0)
+    assert names(units) == "h1 h2 h3"
+    found = course([start("m@h1"), start("m/1@h1")], [wanted("m@h1"), wanted("m/1@h1")])
+    assert go(found, FAILED) == "h1"
+    assert go(found) == "m/1@h1"

@@ -56,7 +56,7 @@ class Held:
 
 RAISE = "bring up what is down, or allow more to be down at once; a server that is not to run: state: stopped"
 BEHIND = "what goes before it on its host could not be done"
-GO_ON = "mend what failed, then run apply again: it goes on from what is there"
+GO_ON = "look at what failed first; vmreconcile apply then goes on from what is there"
 
 
 @dataclass(slots=True)
@@ -84,6 +84,8 @@ class Course:
         for unit in list(self.waiting):
             turned_away = unit.models <= full or unit.models & coming
             if unit.disrupts and turned_away and not unit.servers & self.down:
+                continue
+            if unit.models & coming and not unit.mends and any(self.rolling[model].canaries for model in unit.models):
                 continue
             if self._may_begin(unit, now, full):
                 self._takes(unit)
@@ -147,7 +149,7 @@ class Course:
         if self._stopped(unit) or not self._has_room(unit) or self._waits_for_others(unit):
             return False
         more = self._takes_down(unit)
-        for model in sorted(unit.models):
+        for model in () if unit.mends else sorted(unit.models):
             if not self.rolling[model].admits(more, now):
                 full.add(model)
                 return False
@@ -178,7 +180,8 @@ class Course:
     def _stopped(self, unit: Unit) -> bool:
         most = self.limits.max_failures
         over = most is not None and self.failures > most
-        return bool(unit.changes) and (over or any(self.rolling[model].stopped for model in unit.models))
+        stopped = not unit.mends and any(self.rolling[model].stopped for model in unit.models)
+        return bool(unit.changes) and (over or stopped)
 
     def _takes_down(self, unit: Unit) -> frozenset[ServerId]:
         """Servers that serve now, and do not while the unit is at work."""
@@ -194,7 +197,7 @@ class Course:
 
     def _takes(self, unit: Unit) -> None:
         more = self._takes_down(unit)
-        for model in unit.models:
+        for model in () if unit.mends else unit.models:
             self.rolling[model].begins(unit.servers, more)
         self.down |= more
         del self.waiting[unit]
@@ -204,7 +207,7 @@ class Course:
         self.left[unit.host] = [each for each in self.left[unit.host] if each is not unit]
 
     def _why(self, unit: Unit) -> Held:
-        for model in sorted(unit.models):
+        for model in () if unit.mends else sorted(unit.models):
             rolling = self.rolling[model]
             if rolling.stopped:
                 return Held("rollout_stopped", f"the rollout of {model} was stopped: {rolling.told}", GO_ON)

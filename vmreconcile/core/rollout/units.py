@@ -43,6 +43,14 @@ class Unit:
         return frozenset(change.server.model for change in self.changes if starts(change))
 
     @cached_property
+    def mends(self) -> bool:
+        """Whether it only brings back what ended by itself: that waits for no canary, and for nobody's failure."""
+        starting = [change for change in self.changes if starts(change)]
+        return bool(starting) and all(
+            change.action is Action.START and change.reason in {Reason.CRASHED, Reason.ROOT_DIED} for change in starting
+        )
+
+    @cached_property
     def disrupts(self) -> bool:
         """Whether it takes down servers, where they serve."""
         return any(change.disruptive and starts(change) for change in self.changes)
