@@ -27,7 +27,7 @@ from vmreconcile.model.names import ServerId
 
 pytestmark = pytest.mark.slow
 LAWS = settings(
-    max_examples=400,
+    max_examples=120,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
