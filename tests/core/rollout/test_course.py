@@ -314,3 +314,22 @@ def test_what_ended_by_itself_waits_for_no_canary_and_for_no_failure() -> None:
     found = course([start("m@h1"), start("m/1@h1")], [wanted("m@h1"), wanted("m/1@h1")])
     assert go(found, FAILED) == "h1"
     assert go(found) == "m/1@h1"
+
+
+def test_nothing_is_taken_down_before_every_host_of_the_model_is_held() -> None:
+    """Another run that holds one may be restarting the same model just now; a model that is elsewhere need not wait."""
+    servers = [*of(2), wanted("n@h1")]
+    changes = [retune("m@h1"), retune("m@h2"), retune("n@h1")]
+    for lost in (False, True):
+        found = course_of(Plan(changes=tuple(changes)), {server.id: server for server in servers}, Limits())
+        first, second = found.begin(0.0)
+        found.end(first, {}, 0.0)
+        assert go(found) == "n@h1"
+        assert go(found) == ""
+        found.end(second, {}, 0.0)
+        if lost:
+            found.drop("h2", lost=True)
+            assert go(found) == ""
+            assert held(found)["m@h1"].kind == "max_unavailable"
+        else:
+            assert [go(found), go(found)] == ["h1", "h2"]

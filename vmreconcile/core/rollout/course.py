@@ -80,19 +80,28 @@ class Course:
         """What may begin now, in order; it counts as at work from here on."""
         begun: list[Unit] = []
         full: set[str] = set()
-        coming: set[str] = set()
+        coming = self._coming()
         for unit in list(self.waiting):
-            turned_away = unit.models <= full or unit.models & coming
-            if unit.disrupts and turned_away and not unit.servers & self.down:
+            if unit.disrupts and unit.models <= full and not unit.servers & self.down:
                 continue
-            if unit.models & coming and not unit.mends and any(self.rolling[model].canaries for model in unit.models):
+            if unit.models & coming and not unit.mends and (unit.disrupts or self._tries_canaries(unit)):
                 continue
             if self._may_begin(unit, now, full):
                 self._takes(unit)
                 begun.append(unit)
-            elif self.left[unit.host][0].rank == OPENING:
-                coming |= unit.models  # no later server overtakes it while its host is made ready
         return begun
+
+    def _coming(self) -> set[str]:
+        """The models of which some host is not held yet.
+
+        Nothing of them is taken down before all are: another run may be at work on the same model there. And nobody
+        overtakes who comes first.
+        """
+        hosts = (units for units in self.left.values() if units and units[0].rank == OPENING)
+        return {model for units in hosts for unit in units for model in unit.models}
+
+    def _tries_canaries(self, unit: Unit) -> bool:
+        return any(self.rolling[model].canaries for model in unit.models)
 
     def end(self, unit: Unit, ended: Mapping[ServerId, Ended], now: float) -> None:
         """A unit is done; of each server of it, how: one that is left out was lost with its host."""
