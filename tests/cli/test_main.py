@@ -166,7 +166,8 @@ def test_a_plan_file_is_carried_out_once(desk: Desk) -> None:
     """Exactly that plan; the second time the hosts have moved."""
     planned = desk("plan", "-o", "plan.json")
     assert planned.code == 0
-    assert "apply plan.json" in planned.err
+    assert "written: plan.json" in planned.err
+    assert planned.out.endswith("Next: vmreconcile apply plan.json\n")
     assert Path("plan.json").stat().st_mode & 0o777 == 0o600
     assert TOKEN not in desk.read("plan.json")
     assert desk("apply", "plan.json", "-y").code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -350,12 +351,18 @@ def test_who_leaves_at_once_is_told_what_is_out_of_its_balancer(lb: Hooks) -> No
     run = run_of(there, witness)
 
     def pressed() -> None:
+        """The second one; the server is still waited for until it was heard."""
         if run.out and not run.stopping.is_set():
             run.stopping.set()
             signal.raise_signal(signal.SIGINT)
+            until = time.monotonic() + 5.0
+            while not told() and time.monotonic() < until:
+                time.sleep(0.01)
+
+    def told() -> list[str]:
+        return [line for name, line in witness.waited if name == "m@h1" and "before_stop ran" in line]
 
     witness.on_wait = pressed
     with pytest.raises(KeyboardInterrupt):
         execute(there.plan(), run)
-    told = [line for name, line in witness.waited if name == "m@h1" and "before_stop ran" in line]
-    assert told == ["before_stop ran, after_ready did not: vmreconcile restart m@h1, or the hook by hand"]
+    assert told() == ["before_stop ran, after_ready did not: vmreconcile restart m@h1, or the hook by hand"]

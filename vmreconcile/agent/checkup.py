@@ -82,14 +82,14 @@ def _names(folder: str) -> list[str]:
 
 
 def _size(folder: str) -> int:
-    """Bytes that the files in a folder take up, links not followed; holes in them take up none."""
+    """Bytes of the files in a folder, links not followed."""
     total = 0
     for name in _names(folder)[:MOST_FILES]:
         try:
             found = os.lstat(folder + "/" + name)
         except OSError:
             continue
-        total += found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0
+        total += found.st_size if stat.S_ISREG(found.st_mode) else 0
     return total
 
 
@@ -123,7 +123,7 @@ def _leftovers(uid: int) -> list[dict[str, Any]]:
                 continue
             age = time.time() - entry.st_mtime
             if name.startswith(beginnings) and entry.st_uid == uid and age > 60:
-                size = _size(path) if stat.S_ISDIR(entry.st_mode) else entry.st_blocks * 512
+                size = _size(path) if stat.S_ISDIR(entry.st_mode) else entry.st_blocks * 512  # holes take up none
                 found.append({"path": path, "bytes": size, "age_seconds": round(age)})
     if found:
         used = _used()
