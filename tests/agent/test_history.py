@@ -11,6 +11,8 @@ import pytest
 from tests.agent.conftest import SLUG, World
 from tests.agent.driver import Refused
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 SECRET = 'a "quoted" s3cret'  # made up
 HUB = "hf_SentinelTokenThatMustShowNowhere0000"  # made up
 

@@ -21,6 +21,8 @@ from vmreconcile.agent import lock as room
 from vmreconcile.agent.folders import Folders
 from vmreconcile.agent.frames import Channel
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 CLAIM = {"owner": "alice@laptop", "command": "vmreconcile apply --limit gpu1", "run": "a" * 32}
 OTHER = {"owner": "bob@desk", "command": "vmreconcile stop qwen", "run": "b" * 32}
 

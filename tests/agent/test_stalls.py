@@ -16,6 +16,8 @@ from tests.agent.conftest import World, wait_until
 from tests.lab.server import Server, running
 from vmreconcile.agent import endpoint, stalls
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 ONE = {"prompt": "x", "max_tokens": 1}
 PAGE = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
 vllm:num_requests_running{engine="0",model_name="m"} 1.0

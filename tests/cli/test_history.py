@@ -15,6 +15,8 @@ from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import TOKEN
 from vmreconcile.model.plan import Action, Plan, Reason
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 
 def length(desk: Desk, host: str = "gpu1") -> str:
     """The context of what runs."""

@@ -13,6 +13,8 @@ from vmreconcile.effects import hooks
 from vmreconcile.effects.hooks import Controller, Hook, HookError, run_hook, without_secrets
 from vmreconcile.model.secret import Secret
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 TOKEN = "hf_SentinelTokenThatMustShowNowhere0000"  # made up
 PATH = {"PATH": os.environ["PATH"]}
 

@@ -18,6 +18,8 @@ from vmreconcile.model.names import ServerId
 from vmreconcile.model.outcome import Failure, Outcome
 from vmreconcile.model.plan import Action, Reason
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 BOTH = pytest.mark.parametrize("runtime", ["systemd", "process"])
 M = ServerId(host="h1", model="m")
 SECRET = "s3cret-of-the-model-0001"  # made up
