@@ -69,7 +69,7 @@ def _take_down(change: Change, run: Run) -> Status:
     keep_what_runs(change, run)
     try:
         with drained(change, run):
-            send_steps(change.server, change.stops, run, planned_for(change))
+            send_steps(change.server, change.stops, run, Expected(change.root))
     except (NotReady, AgentError) as error:
         failure = error.failure if isinstance(error, NotReady) else agent_failure(change, error)
         _go_back(change, failure, run)
@@ -203,7 +203,7 @@ def _act(change: Change, run: Run) -> bool:
 
 def _send(change: Change, run: Run) -> None:
     """Stops and steps in one request, unless free memory must be seen between them."""
-    stops, expected = ((), Expected(None)) if change.early else (change.stops, planned_for(change))
+    stops, expected = ((), Expected(None)) if change.early else (change.stops, Expected(change.root))
     placed = change.placed
     if placed is not None and any(placed.requested) and starts(change):
         if stops and change.disruptive:
@@ -212,12 +212,6 @@ def _send(change: Change, run: Run) -> None:
         wait_for_room(change.server, placed, run, stopped=bool(change.stops) and change.disruptive)
         stops, expected = (), Expected(None) if change.stops else expected
     send_steps(change.server, (*stops, *change.steps), run, expected)
-
-
-def planned_for(change: Change) -> Expected:
-    """The root process that was seen when the plan was made."""
-    pid, ticks = (change.digest.get(f"process.{part}") for part in ("pid", "start_ticks"))
-    return Expected((pid, ticks) if isinstance(pid, int) and isinstance(ticks, int) else None)
 
 
 def _prove(change: Change, run: Run) -> None:

@@ -137,9 +137,7 @@ def _serving_port(change: Change, wanted: DesiredServer, run: Run) -> int | None
     observed = _ready(wanted, run)
     if observed is None or observed.endpoint is None or observed.process is None:
         return None
-    planned = change.digest.get("process.pid"), change.digest.get("process.start_ticks")
-    now = observed.process.pid, observed.process.start_ticks
-    return observed.endpoint.port if planned in {now, (None, None)} else None
+    return observed.endpoint.port if change.root in {observed.process.root, None} else None
 
 
 def _take_out(occasion: _Occasion, run: Run) -> None:

@@ -131,9 +131,9 @@ def _untouched(failed: Failed, good: Revision | None) -> bool:
     process = failed.observed.process
     if process is None:
         return False
-    digest = failed.change.digest
-    same = (digest.get("process.pid"), digest.get("process.start_ticks")) == (process.pid, process.start_ticks)
-    return same or (good is not None and good.kept != failed.kept and is_running(good.kept, failed.observed))
+    return failed.change.root == process.root or (
+        good is not None and good.kept != failed.kept and is_running(good.kept, failed.observed)
+    )
 
 
 def _look(server: ServerId, good: Revision | None, run: Run) -> HostView:
@@ -266,6 +266,6 @@ def _with_memory_given_back(change: Change, failed: Failed, run: Run) -> Change:
     if (change.placed is not None and change.placed.requested) or tried is None or not tried.devices:
         return change
     process = failed.observed.process
-    send_steps(change.server, change.stops, run, Expected((process.pid, process.start_ticks) if process else None))
+    send_steps(change.server, change.stops, run, Expected(process.root if process else None))
     settled(change.server, tried, run)
     return replace(change, stops=(), digest={})

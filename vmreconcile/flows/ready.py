@@ -18,7 +18,7 @@ from vmreconcile.flows.patience import Patience
 from vmreconcile.flows.run import Run
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import Endpoint, HostView, ObservedServer
+from vmreconcile.model.observed import Endpoint, HostView, ObservedServer, Root
 from vmreconcile.model.outcome import Failure
 from vmreconcile.model.plan import Action, Change, Gate
 from vmreconcile.model.values import JsonValue
@@ -118,7 +118,7 @@ class _Watch:
     run: Run
     proven: bool = False
     """Whether it has passed its gate, and only has to stay up."""
-    _root: tuple[int, int] | None = None
+    _root: Root | None = None
     _restarts: int | None = None
 
     def look(self) -> HostView:
@@ -142,7 +142,7 @@ class _Watch:
         process, before = observed.process, self._root
         if process is None:
             return ""
-        self._root = (process.pid, process.start_ticks)
+        self._root = process.root
         return "" if before in {None, self._root} else "its process ended, and another was started"
 
 

@@ -15,6 +15,7 @@ from vmreconcile.effects.hooks import Controller
 from vmreconcile.effects.session import AgentError
 from vmreconcile.model.desired import DesiredServer
 from vmreconcile.model.names import ServerId
+from vmreconcile.model.observed import Root
 from vmreconcile.model.outcome import Result
 from vmreconcile.model.plan import Change
 from vmreconcile.model.revision import Author
@@ -79,10 +80,6 @@ class Run:
 def seen_through(run: Run) -> Run:
     """The run for what must come to its end once it was begun: the first Ctrl-C does not cut it short."""
     return replace(run, stopping=threading.Event())
-
-
-Root = tuple[int, int]
-"""A root process as pid and start time in ticks, which together name it for as long as the host runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,10 @@ class Phase(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
+Root = tuple[int, int]
+"""A root process as pid and start time in ticks, which together name it for as long as the host runs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvValue:
     """One environment variable seen on a host: a salted fingerprint, and the value where it is no secret."""
@@ -51,6 +55,11 @@ class Process:
     ports: tuple[int, ...] = ()
     env: Mapping[str, EnvValue] = field(default_factory=dict)
     children: tuple[Worker, ...] = ()
+
+    @property
+    def root(self) -> Root:
+        """What names it."""
+        return self.pid, self.start_ticks
 
     @property
     def pids(self) -> frozenset[int]:

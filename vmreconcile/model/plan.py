@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from vmreconcile.errors import Diagnostic
 from vmreconcile.model.gpus import Placed
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import Orphan, Phase, Stranger, Unreachable
+from vmreconcile.model.observed import Orphan, Phase, Root, Stranger, Unreachable
 from vmreconcile.model.steps import Step
 from vmreconcile.model.values import JsonValue
 
@@ -141,6 +141,12 @@ class Change:
     placed: Placed | None = None
     """What was decided about GPUs and memory; None for a server that is not to run."""
     digest: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Root | None:
+        """The root process that was seen when the plan was made; None where there was none."""
+        pid, ticks = (self.digest.get(f"process.{part}") for part in ("pid", "start_ticks"))
+        return (pid, ticks) if isinstance(pid, int) and isinstance(ticks, int) else None
 
     @property
     def pending(self) -> bool:
