@@ -134,9 +134,9 @@ def checked(prepared: Prepared, scope: Scope, view: FleetView, plan: Plan) -> Pl
     return replace(plan, diagnostics=(*plan.diagnostics, *notes))
 
 
-def re_waved(prepared: Prepared, plan: Plan, limits: Limits | None = None) -> Plan:
+def re_waved(prepared: Prepared, plan: Plan) -> Plan:
     """A plan read from a file with the waves that it takes now; what no wave could hold is skipped as it is reached."""
-    return replace(plan, waves=waves_of(plan, _everyone(prepared), limits or Limits())[0])
+    return replace(plan, waves=waves_of(plan, _everyone(prepared), Limits())[0])
 
 
 def _everyone(prepared: Prepared) -> dict[ServerId, DesiredServer]:

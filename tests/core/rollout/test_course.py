@@ -40,16 +40,19 @@ def of(count: int, model: str = "m", **rollout: Any) -> list[DesiredServer]:  # 
     return [wanted(f"{model}@h{at}", rollout=Rollout(**rollout)) for at in range(1, count + 1)]
 
 
+def plan_of(*changes: Change, away: tuple[str, ...] = ()) -> Plan:
+    """A plan of these changes, which knows who is down: who is not ready, and who is out of reach."""
+    gone = frozenset(map(ServerId.parse, away))
+    down = gone | {change.server for change in changes if change.phase is not Phase.READY}
+    return Plan(changes=changes, unreachable_servers=tuple(sorted(gone)), down=down)
+
+
 def course(
-    changes: list[Change],
-    servers: list[DesiredServer],
-    limits: Limits | None = None,
-    **plan: Any,  # noqa: ANN401
+    changes: list[Change], servers: list[DesiredServer], limits: Limits | None = None, away: tuple[str, ...] = ()
 ) -> Course:
     """The course of a plan of these changes, hosts opened already."""
-    found = course_of(
-        Plan(changes=tuple(changes), **plan), {server.id: server for server in servers}, limits or Limits()
-    )
+    wanted_by_name = {server.id: server for server in servers}
+    found = course_of(plan_of(*changes, away=away), wanted_by_name, limits or Limits())
     for unit in found.begin(0.0):
         assert not unit.changes
         found.end(unit, {}, 0.0)
@@ -98,7 +101,7 @@ def test_nobody_is_overtaken_while_a_host_is_made_ready() -> None:
     """A host whose lock is waited for keeps its place; another model, and what takes nobody down, need not wait."""
     servers = [*of(3, max_unavailable=2), wanted("n@h4")]
     changes = (retune("m@h1"), retune("m@h2"), start("m@h3"), retune("n@h4"))
-    found = course_of(Plan(changes=changes), {server.id: server for server in servers}, Limits())
+    found = course_of(plan_of(*changes), {server.id: server for server in servers}, Limits())
     opening = {unit.host: unit for unit in found.begin(0.0)}
     for host in ("h2", "h3", "h4"):
         found.end(opening[host], {}, 0.0)
@@ -130,8 +133,7 @@ def test_what_is_down_already_counts() -> None:
 
 def test_a_server_that_stays_down_holds_the_others() -> None:
     """Its host cannot be reached: nobody else is taken down, and it is said who is down and what allows more."""
-    away = (ServerId.parse("m@h3"),)
-    found = course([retune("m@h1"), retune("m@h2")], of(3), unreachable_servers=away)
+    found = course([retune("m@h1"), retune("m@h2")], of(3), away=("m@h3",))
     assert go(found) == ""
     why = held(found)["m@h1"]
     assert why.kind == "max_unavailable"
@@ -218,7 +220,7 @@ def test_order_names_who_goes_first() -> None:
 def test_as_many_hosts_at_once_as_forks() -> None:
     """Hosts count, not servers."""
     found = course_of(
-        Plan(changes=tuple(start(f"m@h{at}") for at in (1, 2, 3))),
+        plan_of(*(start(f"m@h{at}") for at in (1, 2, 3))),
         {server.id: server for server in of(3)},
         Limits(forks=2),
     )
@@ -260,7 +262,7 @@ def test_two_that_swap_ports_are_one_unit_and_hold_both_budgets() -> None:
 def test_the_waves_of_a_plan() -> None:
     """As they happen where everything succeeds; what crashed comes back beside the canary, and is in no wave."""
     servers = of(5, max_unavailable=2, canary=1, pause=30.0)
-    plan = Plan(changes=(*(retune(f"m@h{at}") for at in (1, 2, 3, 4)), start("m@h5")))
+    plan = plan_of(*(retune(f"m@h{at}") for at in (1, 2, 3, 4)), start("m@h5"))
     (waves,), held = waves_of(plan, {server.id: server for server in servers}, Limits())
     assert [" ".join(each.host for each in wave) for wave in waves.waves] == ["h1", "h2 h3", "h4"]
     assert (waves.limit, waves.total, waves.canaries, waves.pause, waves.downtime) == (2, 5, 1, 30.0, False)
@@ -269,13 +271,13 @@ def test_the_waves_of_a_plan() -> None:
 
 def test_a_models_only_server_is_downtime() -> None:
     """Said in the plan."""
-    (waves,), _ = waves_of(Plan(changes=(retune("m@h1"),)), {server.id: server for server in of(1)}, Limits())
+    (waves,), _ = waves_of(plan_of(retune("m@h1")), {server.id: server for server in of(1)}, Limits())
     assert waves.downtime
 
 
 def test_what_no_wave_can_hold_is_blocked_in_the_plan() -> None:
     """With who is down, and the setting."""
-    plan = Plan(changes=(retune("m@h1"),), unreachable_servers=(ServerId.parse("m@h2"),))
+    plan = plan_of(retune("m@h1"), away=("m@h2",))
     waves, held = waves_of(plan, {server.id: server for server in of(2)}, Limits())
     assert not waves
     assert held[ServerId.parse("m@h1")].reason is Reason.MAX_UNAVAILABLE
@@ -291,7 +293,7 @@ def test_what_waits_behind_one_that_is_held_back_goes_on() -> None:
     """A pair that swaps ports is held by a budget; the server behind it on the same GPU needs nothing of it."""
     changes = [retune("a@h1", early=True), retune("c@h1", early=True), retune("b@h1")]
     servers = [wanted(f"{name}@h1") for name in "abc"] + [wanted("c@h2")]
-    found = course(changes, servers, unreachable_servers=(ServerId.parse("c@h2"),))
+    found = course(changes, servers, away=("c@h2",))
     assert go(found) == ""
     assert set(held(found)) == {"a@h1", "c@h1"}
     assert go(found) == "b@h1"
@@ -321,7 +323,7 @@ def test_nothing_is_taken_down_before_every_host_of_the_model_is_held() -> None:
     servers = [*of(2), wanted("n@h1")]
     changes = [retune("m@h1"), retune("m@h2"), retune("n@h1")]
     for lost in (False, True):
-        found = course_of(Plan(changes=tuple(changes)), {server.id: server for server in servers}, Limits())
+        found = course_of(plan_of(*changes), {server.id: server for server in servers}, Limits())
         first, second = found.begin(0.0)
         found.end(first, {}, 0.0)
         assert go(found) == "n@h1"

@@ -6,7 +6,7 @@ through one as things really end. So what was shown is what happens, as long as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vmreconcile.core.gpus.lanes import Wanted, starts
@@ -14,7 +14,6 @@ from vmreconcile.core.rollout.budgets import Budget, Budgets, Share, budgets_of
 from vmreconcile.core.rollout.rolling import Rolling
 from vmreconcile.core.rollout.units import ALONE, OPENING, Unit, units_of
 from vmreconcile.model.names import ServerId
-from vmreconcile.model.observed import Phase
 from vmreconcile.model.plan import Plan
 
 LANES = 8
@@ -162,7 +161,7 @@ class Course:
             if not self.rolling[model].admits(more, now):
                 full.add(model)
                 return False
-        over = [budget for budget in self._budgets(more) if len(budget.servers & (self.down | more)) > budget.limit]
+        over = self._exceeded(more)
         full.update(budget.name for budget in over if len(unit.changes) == 1 and budget.name in self.rolling)
         return not over
 
@@ -200,9 +199,11 @@ class Course:
             if change.disruptive and starts(change) and change.server in self.budgets and change.server not in self.down
         )
 
-    def _budgets(self, servers: Iterable[ServerId]) -> list[Budget]:
-        found = {budget.name: budget for server in servers for budget in self.budgets[server]}
-        return [found[name] for name in sorted(found)]
+    def _exceeded(self, more: frozenset[ServerId]) -> list[Budget]:
+        """The budgets that taking these down as well would exceed, by name."""
+        found = {budget.name: budget for server in more for budget in self.budgets[server]}
+        down = self.down | more
+        return [budget for _, budget in sorted(found.items()) if len(budget.servers & down) > budget.limit]
 
     def _takes(self, unit: Unit) -> None:
         more = self._takes_down(unit)
@@ -229,10 +230,8 @@ class Course:
         before = sorted(str(each) for each in unit.after if each not in self.done or not self.done[each].well)
         if before:
             return Held("not_freed", f"{before[0]} has the port or GPU that it takes, and did not give it up", GO_ON)
-        more = self._takes_down(unit)
-        for budget in self._budgets(more):
-            if len(budget.servers & (self.down | more)) > budget.limit:
-                return Held("max_unavailable", _spent(budget, sorted(budget.servers & self.down), self.unsure), RAISE)
+        for budget in self._exceeded(self._takes_down(unit)):
+            return Held("max_unavailable", _spent(budget, sorted(budget.servers & self.down), self.unsure), RAISE)
         return Held("not_freed", BEHIND, GO_ON)
 
 
@@ -250,8 +249,7 @@ def course_of(plan: Plan, wanted: Wanted, limits: Limits) -> Course:
     """The course of a plan. `wanted` is all there is; servers of hosts that were not looked at count as up."""
     budgets = budgets_of(wanted.values(), limits.max_unavailable)
     units = units_of(plan.changes, wanted)
-    down = {change.server for change in plan.changes if change.phase is not Phase.READY and change.server in budgets}
-    down |= {server for server in (*plan.unreachable_servers, *plan.down) if server in budgets}
+    down = {server for server in plan.down if server in budgets}
     left: dict[str, list[Unit]] = {}
     by_model: dict[str, list[Unit]] = {}
     for unit in units:

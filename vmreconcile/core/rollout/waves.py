@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from vmreconcile.core.gpus.lanes import Wanted
-from vmreconcile.core.rollout.budgets import budgets_of
+from vmreconcile.core.rollout.budgets import Budgets
 from vmreconcile.core.rollout.course import Ended, Limits, course_of
 from vmreconcile.model.names import ServerId
 from vmreconcile.model.plan import Block, Plan, Reason, Waves
@@ -39,7 +39,8 @@ def waves_of(plan: Plan, wanted: Wanted, limits: Limits) -> tuple[tuple[Waves, .
         for unit, held in course.give_up().items():
             block = Block(reason=Reason.MAX_UNAVAILABLE, note=held.why, remedy=held.remedy)
             blocks |= dict.fromkeys(unit.servers, block)
-    return tuple(_shown(waves, canaries[model], wanted) for model, waves in sorted(found.items())), blocks
+    shown = (_shown(waves, canaries[model], wanted, course.budgets) for model, waves in sorted(found.items()))
+    return tuple(shown), blocks
 
 
 def in_waves(
@@ -63,9 +64,9 @@ def in_waves(
         plan = replan(blocks)
 
 
-def _shown(waves: list[tuple[ServerId, ...]], canaries: int, wanted: Wanted) -> Waves:
+def _shown(waves: list[tuple[ServerId, ...]], canaries: int, wanted: Wanted, budgets: Budgets) -> Waves:
     first = wanted[waves[0][0]]
-    budget = budgets_of(server for server in wanted.values() if server.id.model == first.id.model)[first.id][0]
+    budget = next(each for each in budgets[first.id] if each.name == first.id.model)
     return Waves(
         model=first.id.model,
         waves=tuple(waves),
