@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from tests.lab.fake_kernel import Refusal
 from vmreconcile.effects.session import AgentError
@@ -20,18 +20,16 @@ LOOK_S = 0.01
 WORDS = ("owner", "command", "run")
 
 
-class Answers:
+class Answers(Protocol):
     """Whoever can be asked on behalf of a session."""
 
     def answer(
         self, payload: Mapping[str, object], timeout: float, on_progress: Callable[[Json], None] | None, asker: object
     ) -> Json:
         """The last answer to a request of the session `asker`."""
-        raise NotImplementedError
 
     def gone(self, asker: object) -> None:
         """That session has ended."""
-        raise NotImplementedError
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.lab.applying import run_of, statuses
@@ -21,7 +21,7 @@ from tests.lab.fake_host import FakeHost
 from tests.lab.fake_kernel import Behaviour
 from tests.lab.worlds import TOKEN, World, fleet, wanted
 from tests.laws.journeys import EVENTS
-from tests.laws.test_apply import converged, snapshot, strangers
+from tests.laws.test_apply import LAWS, converged, snapshot, strangers
 from vmreconcile.core.rollout.budgets import budgets_of
 from vmreconcile.effects.fleet import Fleet
 from vmreconcile.flows.execute import execute
@@ -30,12 +30,7 @@ from vmreconcile.model.names import ServerId
 
 HOSTS = ("h1", "h2", "h3", "h4")
 MODELS = ("a", "b", "c")
-WORLDS = settings(
-    max_examples=2000,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
-)
+WORLDS = settings(LAWS, max_examples=2000)
 pytestmark = pytest.mark.slow
 
 

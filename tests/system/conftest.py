@@ -1,11 +1,12 @@
 """What tests on real hosts share: the laboratory, and the tool as the person beside it runs it.
 
-Owns the fixtures `lab`, `hosts`, `cli` and `simulated_vllm`. How hosts are broken: tests/lab/README.md.
+Owns the fixtures `lab`, `hosts`, `cli`, `simulated_vllm` and `faults`. How hosts are broken: tests/lab/README.md.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ from tests.lab.hosts import Host, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -57,3 +57,11 @@ def simulated_vllm(lab: Lab) -> str:
     done = lab.run([sys.executable, "-m", "vmreconcile.simulator", "install", str(folder)])
     assert done.returncode == 0, done.stderr
     return str(folder / "bin/vllm")
+
+
+@pytest.fixture
+def faults(simulated_vllm: str) -> Iterator[Path]:
+    """The switches of every simulated server; none are set afterwards."""
+    path = Path(simulated_vllm).parents[1] / "faults"
+    yield path
+    path.unlink(missing_ok=True)

@@ -22,8 +22,6 @@ from tests.lab.served import pids, root, roots
 from tests.lab.space import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.lab.hosts import Host, Lab
 
 pytestmark = pytest.mark.system
@@ -46,18 +44,6 @@ def fleet(cli: Cli, simulated_vllm: str) -> Cli:
     return cli
 
 
-@pytest.fixture
-def faults(simulated_vllm: str) -> Iterator[Callable[[str], None]]:
-    """Set the switches of every simulated server; none are set afterwards."""
-    path = Path(simulated_vllm).parents[1] / "faults"
-
-    def switch(text: str) -> None:
-        path.write_text(text)
-
-    yield switch
-    path.unlink(missing_ok=True)
-
-
 def want(cli: Cli, length: int) -> None:
     """Want the model with this context length, by which a server is told from its predecessors."""
     cli.model("tiny", MODEL % length)
@@ -77,10 +63,10 @@ def starts(host: Host) -> list[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_one_signal_ends_the_wait_and_nothing_is_half_done(
-    fleet: Cli, hosts: list[Host], faults: Callable[[str], None], number: signal.Signals
+    fleet: Cli, hosts: list[Host], faults: Path, number: signal.Signals
 ) -> None:
     """Interrupted while servers start: exit 130 in a moment, told per server; the next apply takes them as they are."""
-    faults("start_seconds=6\n")
+    faults.write_text("start_seconds=6\n")
     running = fleet.begin("apply", "--json")
     wait_until(lambda: all(roots(host) for host in hosts), 60, "every server to be started")
     running.send(number)
@@ -98,9 +84,9 @@ def test_one_signal_ends_the_wait_and_nothing_is_half_done(
     assert fleet("plan", "--detailed-exitcode").returncode == 0
 
 
-def test_two_signals_leave_at_once(fleet: Cli, hosts: list[Host], faults: Callable[[str], None]) -> None:
+def test_two_signals_leave_at_once(fleet: Cli, hosts: list[Host], faults: Path) -> None:
     """While a host is waited for that does not answer, the second Ctrl-C leaves; what was begun there stays whole."""
-    faults("wedged=yes\n")
+    faults.write_text("wedged=yes\n")
     running = fleet.begin("apply", "--limit", "gpu1")
     wait_until(lambda: roots(hosts[0]), 60, "the server to be started")
     time.sleep(3)  # until its completion, which never comes, was asked for
@@ -112,17 +98,15 @@ def test_two_signals_leave_at_once(fleet: Cli, hosts: list[Host], faults: Callab
     assert time.monotonic() - begun < 10
     assert done.returncode == 130, done
 
-    faults("")
+    faults.write_text("")
     before = pids(hosts[:1])
     assert fleet("apply", "--limit", "gpu1").returncode == 0
     assert pids(hosts[:1]) == before
 
 
-def test_a_terminal_that_is_closed(
-    fleet: Cli, lab: Lab, hosts: list[Host], faults: Callable[[str], None], tmp_path: Path
-) -> None:
+def test_a_terminal_that_is_closed(fleet: Cli, lab: Lab, hosts: list[Host], faults: Path, tmp_path: Path) -> None:
     """Hung up by a real terminal that goes away: it ends by itself, and the next apply goes on from what is there."""
-    faults("start_seconds=6\n")
+    faults.write_text("start_seconds=6\n")
     leader, follower = pty.openpty()
     with lab.network():
         process = subprocess.Popen(
@@ -210,7 +194,7 @@ def test_killed_at_any_moment_the_next_run_goes_on(
 
 
 def test_a_link_that_is_cut_half_way(
-    fleet: Cli, lab: Lab, hosts: list[Host], simulated_vllm: str, faults: Callable[[str], None]
+    fleet: Cli, lab: Lab, hosts: list[Host], simulated_vllm: str, faults: Path
 ) -> None:
     """One link is reset, another goes dead, while servers start: the third is done, exit 3; the next apply goes on."""
     _, reset, dead = hosts
@@ -223,7 +207,7 @@ def test_a_link_that_is_cut_half_way(
         )
         with (fleet.home / ".ssh/known_hosts").open("a") as known:
             known.write(f"[{link.address}]:{link.port} {reset.host_key}\n")
-        faults("start_seconds=6\n")
+        faults.write_text("start_seconds=6\n")
         running = fleet.begin("apply", "--json", "--timeout", "1")
         wait_until(lambda: all(roots(host) for host in hosts), 60, "every server to be started")
         link.cut()

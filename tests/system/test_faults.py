@@ -16,8 +16,6 @@ from tests.lab.space import wait_until
 from tests.lab.wanting import changes, errors, one_each, phases, results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.lab.command import Outcome
     from tests.lab.hosts import Host, Lab
 
@@ -36,14 +34,6 @@ def fleet(cli: Cli, simulated_vllm: str) -> Cli:
     first = cli("apply", "--json")
     assert (first.returncode, first.json["changed"]) == (0, 3), first
     return cli
-
-
-@pytest.fixture
-def faults(simulated_vllm: str) -> Iterator[Path]:
-    """The switches of every simulated server; none are set afterwards."""
-    path = Path(simulated_vllm).parents[1] / "faults"
-    yield path
-    path.unlink(missing_ok=True)
 
 
 def want(cli: Cli, length: int) -> None:

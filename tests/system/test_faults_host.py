@@ -14,8 +14,6 @@ from tests.lab.space import wait_until
 from tests.lab.wanting import changes, errors, one_each, results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.lab.command import Cli
     from tests.lab.hosts import Host
 
@@ -31,14 +29,6 @@ def fleet(cli: Cli, simulated_vllm: str) -> Cli:
     """The tool, with no model yet."""
     cli.inventory({"vllm_executable": simulated_vllm})
     return cli
-
-
-@pytest.fixture
-def faults(simulated_vllm: str) -> Iterator[Path]:
-    """The switches of every simulated server; none are set afterwards."""
-    path = Path(simulated_vllm).parents[1] / "faults"
-    yield path
-    path.unlink(missing_ok=True)
 
 
 def want(cli: Cli, purpose: str, **fields: object) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,6 @@ from tests.lab.served import pids, roots
 from tests.lab.space import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.lab.hosts import Host, Lab
 
 pytestmark = pytest.mark.system
@@ -52,18 +49,6 @@ def two(one: Cli, lab: Lab, simulated_vllm: str, tmp_path: Path) -> Cli:
     return other
 
 
-@pytest.fixture
-def faults(simulated_vllm: str) -> Iterator[Callable[[str], None]]:
-    """Set the switches of every simulated server; none are set afterwards."""
-    path = Path(simulated_vllm).parents[1] / "faults"
-
-    def switch(text: str) -> None:
-        path.write_text(text)
-
-    yield switch
-    path.unlink(missing_ok=True)
-
-
 def starts(host: Host) -> int:
     """How often our server was started, from the host's journal."""
     text = host.shell(
@@ -77,11 +62,11 @@ def agents(host: Host) -> set[int]:
     return {one.pid for one in host.processes() if {"-I", "-S", "-c"} <= set(one.argv) and "python" in one.argv[0]}
 
 
-def test_the_second_is_refused_or_waits(one: Cli, two: Cli, hosts: list[Host], faults: Callable[[str], None]) -> None:
+def test_the_second_is_refused_or_waits(one: Cli, two: Cli, hosts: list[Host], faults: Path) -> None:
     """Exit 4 at once with who holds it, since when and how; with --lock-timeout it waits and changes nothing."""
     one.env["LOGNAME"] = "alice"
     before = [starts(host) for host in hosts]
-    faults("start_seconds=8\n")
+    faults.write_text("start_seconds=8\n")
     first = one.begin("apply", "--json")
     wait_until(lambda: all(roots(host) for host in hosts), 60, "every server to be started")
 
@@ -109,11 +94,9 @@ def test_the_second_is_refused_or_waits(one: Cli, two: Cli, hosts: list[Host], f
     assert two("plan", "--detailed-exitcode").returncode == 0
 
 
-def test_only_the_host_that_is_held_is_left(
-    one: Cli, two: Cli, hosts: list[Host], faults: Callable[[str], None]
-) -> None:
+def test_only_the_host_that_is_held_is_left(one: Cli, two: Cli, hosts: list[Host], faults: Path) -> None:
     """A run on one host keeps another run from that host alone."""
-    faults("start_seconds=8\n")
+    faults.write_text("start_seconds=8\n")
     first = one.begin("apply", "--json", "--limit", "gpu1")
     wait_until(lambda: roots(hosts[0]), 60, "the server to be started")
     second = two("apply", "--json")
@@ -124,14 +107,12 @@ def test_only_the_host_that_is_held_is_left(
 
 
 @pytest.mark.parametrize("kill", ["controller", "agent", "connection", "laptop"])
-def test_a_lock_dies_with_its_holder(
-    one: Cli, two: Cli, hosts: list[Host], faults: Callable[[str], None], kill: str
-) -> None:
+def test_a_lock_dies_with_its_holder(one: Cli, two: Cli, hosts: list[Host], faults: Path, kill: str) -> None:
     """Killed with -9, all of it or the host's part: the next run has the host, and no server keeps it locked.
 
     Where the controller only stands still, as on a laptop that was closed, that takes a minute.
     """
-    faults("start_seconds=8\n")
+    faults.write_text("start_seconds=8\n")
     first = one.begin("apply", "--json", "--limit", "gpu1", "--timeout", "3")
     wait_until(lambda: roots(hosts[0]), 60, "the server to be started")
     before = pids(hosts[:1])
